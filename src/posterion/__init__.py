@@ -1,0 +1,1 @@
+"""Posterion: cryo-EM maps from particle images by maximum likelihood."""

@@ -1,0 +1,1 @@
+"""Posterion's mapping room."""

@@ -1,0 +1,1 @@
+"""Posterion's report room."""
