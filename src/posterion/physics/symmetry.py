@@ -137,7 +137,8 @@ def in_asymmetric_unit(
     """Tell which directions lie in one asymmetric unit, the Dirichlet cell of a seed direction.
 
     A direction d is inside when d . seed >= d . (S seed) for every S of the group: it is nearer to the seed
-    than to any of its images. Each orbit {S d} has one member inside; members that tie within rounding are all kept.
+    than to any of its images. Each orbit {S d} has one member inside; members that tie within rounding all
+    count as inside.
 
     Parameters
     ----------
@@ -218,7 +219,7 @@ def _boundary_normals(group: PointGroup) -> NDArray[np.float64]:
 def _seed_direction(operators: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of 500 directions on a spiral, the one farthest from its own images, so that the cell is compact.
 
-    The spiral is unaligned with the axes of any group, so no direction of a grid lies on a boundary by accident.
+    The spiral is unaligned with the axes of any group, so no grid direction lies on a boundary by accident.
     """
     i = np.arange(500) + 0.5
     z, azimuth = 1 - 2 * i / 500, 2 * np.pi * i / _GOLDEN + 0.2345
