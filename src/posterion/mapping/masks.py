@@ -249,7 +249,7 @@ def check_mask(
             "give it 5 px or more"
         )
     sides = [np.take(mask, side, axis=axis).max() for axis in range(3) for side in (0, -1)]
-    if max(sides) > 0.01:
+    if max(sides) > 0.1:
         warnings.append(f"{name}: the mask reaches the side of the box; use a larger box or a smaller mask")
     if volume is not None:
         lost = _density_outside(mask, volume, pixel_size_angstrom)
