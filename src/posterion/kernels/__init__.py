@@ -1,1 +1,16 @@
-"""Posterion's kernels room."""
+"""The only pixel loops: central slices out of a volume, and their adjoint, insertion into one.
+
+| kernel | file | what it does |
+|---|---|---|
+| `gather_slices` | cpu.py | trilinear samples of a volume's transform on central slices |
+| `scatter_slices` | cpu.py | the adjoint: adds slice values and weights to the eight neighbours |
+| `shift_spectrum` | cpu.py | moves one image by many shifts |
+| `sum_unshifted` | cpu.py | the adjoint: moves many spectra back and adds them |
+| `sum_rotated` | cpu.py | sums a numerator and weight over the operators of a point group |
+
+Everything else in the package is array algebra; dense comparisons are matrix products.
+"""
+
+from posterion.kernels.cpu import gather_slices, scatter_slices, shift_spectrum, sum_rotated, sum_unshifted
+
+__all__ = ["gather_slices", "scatter_slices", "shift_spectrum", "sum_rotated", "sum_unshifted"]

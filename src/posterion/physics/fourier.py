@@ -199,6 +199,10 @@ class Disc:
         out[..., -self.ky_p[on_axis], 0] = values[..., on_axis].conj()
         return out
 
+    def within(self, radius: int) -> NDArray[np.intp]:
+        """Positions in p of the pixels of the smaller disc of that radius, in that disc's order."""
+        return np.flatnonzero(self.kx_p.astype(np.int64) ** 2 + self.ky_p.astype(np.int64) ** 2 <= radius**2)
+
     def shell_sum(self, values_p: NDArray[np.floating]) -> NDArray[np.float64]:
         """Sum (P,) or (n, P) values over shells 0 .. radius, each pixel counted once."""
         flat = np.atleast_2d(values_p)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -10,7 +11,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from posterion.compute import Workers
-from posterion.kernels import gather_slices, scatter_slices
+from posterion.kernels import gather_slices, scatter_slices, sum_rotated
 from posterion.physics.fourier import (
     Disc,
     disc,
@@ -184,30 +185,49 @@ class Accumulator:
         def insert_slab(planes: tuple[int, int]) -> None:
             scatter_slices(self.values, self.centre, axes, rows, parts, weights, planes)
 
+        self._over_slabs(insert_slab, workers)
+
+    def _over_slabs(self, function: Callable[[tuple[int, int]], None], workers: Workers | None) -> None:
+        """Call a function on every slab of z planes, over the threads if there are any."""
         if workers is None:
-            insert_slab((0, len(self.values)))
+            function((0, len(self.values)))
             return
         edges = np.linspace(0, len(self.values), _SLABS + 1).astype(int).tolist()
-        for _ in workers.map_ordered(insert_slab, list(zip(edges[:-1], edges[1:], strict=True))):
+        for _ in workers.map_ordered(function, list(zip(edges[:-1], edges[1:], strict=True))):
             pass
 
     def add(self, other: Accumulator) -> None:
         """Add another accumulator of the same box, radius and padding."""
         self.values += other.values
 
-    def symmetric_parts(self) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
-        """Numerator and weight with the Hermitian mates on the plane ``x = 0`` joined.
+    def joined(
+        self, operators: NDArray[np.floating] | None = None, workers: Workers | None = None
+    ) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
+        """Numerator and weight with Hermitian mates joined and, if given, summed over a point group.
+
+        Parameters
+        ----------
+        operators : (g, 3, 3) rotations S with V(S x) = V(x), the identity among them; none where None
+        workers : threads; none where None
 
         Returns
         -------
         numerator : (D, D, W) complex64
         weight : (D, D, W) float32
         """
-        numerator = np.ascontiguousarray(self.values[..., :2]).view(np.complex64)[..., 0]
-        weight = self.values[..., 2].copy()
-        numerator[:, :, 0] += numerator[::-1, ::-1, 0].conj()
-        weight[:, :, 0] += weight[::-1, ::-1, 0]
-        return numerator, weight
+        values = self.values.copy()
+        mates = self.values[::-1, ::-1, 0] * np.array([1, -1, 1, 1], np.float32)
+        values[:, :, 0] += mates
+        if operators is not None and len(operators) > 1:
+            source, values = values, np.zeros_like(values)
+            rotations = np.ascontiguousarray(operators, np.float32)
+
+            def sum_slab(planes: tuple[int, int]) -> None:
+                sum_rotated(source, self.centre, rotations, planes, values)
+
+            self._over_slabs(sum_slab, workers)
+        numerator = np.ascontiguousarray(values[..., :2]).view(np.complex64)[..., 0]
+        return numerator, np.ascontiguousarray(values[..., 2])
 
     def to_map(self, spectrum: NDArray[np.complex64], workers: int = 1) -> NDArray[np.float32]:
         """Turn a cropped, padded half transform on this grid into a map of ``box`` voxels, gridding corrected.
@@ -255,7 +275,7 @@ def backproject(spectra: NDArray[np.complex64], matrices: NDArray[np.floating], 
     accumulator = Accumulator(box, pixels.radius, padding)
     values = pixels.take(spectra) * pixels.multiplicity_p
     accumulator.insert(matrices, pixels, values, np.ones(values.shape, np.float32))
-    numerator, _ = accumulator.symmetric_parts()
+    numerator, _ = accumulator.joined()
     centre, size = accumulator.centre, padding * box
     full = np.arange(-centre, centre + 1) % size
     grid = np.zeros((size, size, size // 2 + 1), np.complex64)

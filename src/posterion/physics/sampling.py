@@ -18,15 +18,29 @@ Index = NDArray[np.int64]
 _UNIT_PROBE_ORDERS = 2
 
 
-def _directions(order: int, pixel: Index) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(rot, tilt) in degrees of nested HEALPix pixel centres."""
-    theta, phi = hpgeom.pixel_to_angle(2**order, pixel, nest=True, lonlat=False)
-    return np.degrees(phi), np.degrees(theta)
-
-
 def _unit_vectors(order: int, pixel: Index) -> NDArray[np.float64]:
-    rot, tilt = (np.radians(a) for a in _directions(order, pixel))
-    return np.stack([np.sin(tilt) * np.cos(rot), np.sin(tilt) * np.sin(rot), np.cos(tilt)], -1)
+    """Centres of nested HEALPix pixels as (n, 3) unit vectors."""
+    theta, phi = hpgeom.pixel_to_angle(2**order, pixel, nest=True, lonlat=False)
+    return np.stack([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)], -1)
+
+
+def _frames(order: int, pixel: Index) -> NDArray[np.float64]:
+    """Rotations (n, 3, 3) that look along each pixel, with the in-plane zero carried over from its base pixel.
+
+    Euler angles would twist the zero by up to 90 degrees between neighbours at the poles, so that a cell's children
+    would not lie in it. Here the base pixel's frame is moved along the great circle to the pixel.
+    """
+    base = pixel >> (2 * order)
+    theta, phi = hpgeom.pixel_to_angle(1, base, nest=True, lonlat=False)
+    base_frames = matrices_from_euler(np.degrees(phi), np.degrees(theta), np.zeros(len(base)))
+    start, end = base_frames[:, 2], _unit_vectors(order, pixel)
+    axis = np.cross(start, end)
+    cross = np.zeros((len(base), 3, 3))
+    cross[:, 0, 1], cross[:, 0, 2], cross[:, 1, 2] = -axis[:, 2], axis[:, 1], -axis[:, 0]
+    cross -= cross.transpose(0, 2, 1)
+    cosine = np.einsum("ni,ni->n", start, end)
+    swing = np.eye(3) + cross + cross @ cross / (1 + cosine)[:, None, None]
+    return base_frames @ swing.transpose(0, 2, 1)
 
 
 @dataclass(frozen=True)
@@ -63,9 +77,9 @@ class RotationGrid:
     def matrices(self, cell: Index) -> NDArray[np.float64]:
         """Rotations of cells: (n,) int64 -> (n, 3, 3)."""
         direction, psi = np.divmod(np.asarray(cell, np.int64), self.n_psi)
-        rot, tilt = _directions(self.order, direction)
-        centres = matrices_from_euler(rot, tilt, (psi + 0.5) * (360.0 / self.n_psi))
-        return centres @ self.offset
+        zero = np.zeros(len(psi))
+        in_plane = matrices_from_euler(zero, zero, (psi + 0.5) * (360.0 / self.n_psi))
+        return in_plane @ _frames(self.order, direction) @ self.offset
 
     def finer(self) -> RotationGrid:
         """The grid of this one's children."""

@@ -1,0 +1,105 @@
+"""The ragged passes: survivors of a coarse level are subdivided and scored at a finer one, image by image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posterion.inference.images import ImageBatch
+from posterion.inference.likelihood import cross_and_norm
+from posterion.inference.posterior import Support
+from posterion.inference.search import Candidates, SearchPlan
+from posterion.physics.fourier import Disc, disc
+from posterion.physics.projection import FourierVolume
+from posterion.physics.sampling import shift_children
+from posterion.physics.shifts import shifted
+
+__all__ = ["LevelImages", "children_of", "refine"]
+
+_BLOCK_BYTES = 2**24
+
+
+@dataclass(frozen=True)
+class LevelImages:
+    """The images of a batch cut to the band of one level.
+
+    Attributes
+    ----------
+    pixels : disc of the level
+    whitened_ip, ctf2_ip : as in `ImageBatch`, on that disc
+    """
+
+    pixels: Disc
+    whitened_ip: NDArray[np.complex64]
+    ctf2_ip: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, batch: ImageBatch, radius: int) -> LevelImages:
+        """Cut a batch to a radius."""
+        inside = batch.pixels.within(radius)
+        return cls(disc(batch.pixels.box, radius), batch.whitened_ip[:, inside], batch.ctf2_ip[:, inside])
+
+
+def refine(
+    batch: ImageBatch,
+    row: int,
+    levels: list[LevelImages],
+    volume: FourierVolume,
+    plan: SearchPlan,
+    start: Candidates,
+) -> Support:
+    """Score the candidates of one image level by level, keeping what comes within the margin, down to the last.
+
+    Parameters
+    ----------
+    batch : prepared images
+    row : which image of the batch
+    levels : the batch cut to the band of each level of the plan
+    volume : reference
+    plan : search plan
+    start : what to score first
+    """
+    candidates = start
+    while True:
+        support = _score(batch, row, levels[candidates.level], volume, plan, candidates)
+        if candidates.level == len(plan.levels) - 1:
+            return support
+        candidates = children_of(_within_margin(candidates, support.log_prob_rt, plan), plan)
+
+
+def _score(
+    batch: ImageBatch, row: int, images: LevelImages, volume: FourierVolume, plan: SearchPlan, candidates: Candidates
+) -> Support:
+    """Compare one image with the candidates' slices: one gather per rotation, one matrix product over the shifts."""
+    pixels, level = images.pixels, plan.levels[candidates.level]
+    grid = plan.grid(candidates.level)
+    matrices = grid.matrices(candidates.cell)
+    whitened_tp = shifted(images.whitened_ip[row], pixels, candidates.shifts_px)
+    slices_rp = volume.slices(matrices, pixels)
+    cross_tr, norm_r = cross_and_norm(slices_rp, whitened_tp, images.ctf2_ip[row])
+    log_prob_rt = np.ascontiguousarray(plan.score(cross_tr, norm_r).T)
+    log_prob_rt += plan.prior.of_rotations(matrices)[:, None]
+    log_prob_rt += plan.prior.of_shifts(batch.shift0_px[row] + candidates.shifts_px, level.shift_step_px)
+    return Support(matrices, candidates.shifts_px, log_prob_rt, slices_rp, grid.step_deg)
+
+
+def _within_margin(candidates: Candidates, log_prob_rt: NDArray[np.float32], plan: SearchPlan) -> Candidates:
+    best_r = log_prob_rt.max(axis=1)
+    floor = best_r.max() - plan.margin_nats
+    keep_r = np.flatnonzero(best_r >= floor)
+    if len(keep_r) > plan.max_rotations:
+        keep_r = np.sort(keep_r[np.argsort(-best_r[keep_r], kind="stable")[: plan.max_rotations]])
+    keep_t = np.flatnonzero(log_prob_rt[keep_r].max(axis=0) >= floor)
+    return Candidates(candidates.level, candidates.cell[keep_r], candidates.shifts_px[keep_t])
+
+
+def children_of(candidates: Candidates, plan: SearchPlan) -> Candidates:
+    """Subdivide rotations into 8 and, where the next level's step is finer, shifts into 4."""
+    level, finer = plan.levels[candidates.level], plan.levels[candidates.level + 1]
+    cell = plan.grid(candidates.level).children(candidates.cell)
+    shifts_px = candidates.shifts_px
+    if finer.shift_step_px < 0.75 * level.shift_step_px:
+        shifts_px = shift_children(shifts_px, level.shift_step_px)
+    return Candidates(candidates.level + 1, cell, shifts_px)

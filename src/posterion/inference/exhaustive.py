@@ -1,0 +1,86 @@
+"""The dense pass: all rotations of a shared grid against all images of a batch, as two matrix products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posterion.inference.images import ImageBatch
+from posterion.inference.search import Candidates, SearchPlan
+from posterion.physics.fourier import Disc, disc
+from posterion.physics.projection import FourierVolume
+from posterion.physics.sampling import shift_lattice
+from posterion.physics.shifts import shift_phases
+
+__all__ = ["SharedGrid", "dense_candidates"]
+
+
+@dataclass(frozen=True)
+class SharedGrid:
+    """Slices of one volume on the first level's grid, computed once per expectation step.
+
+    Attributes
+    ----------
+    cell : (R,) int64 rotations of the grid that are scored
+    parts_rp : (R, 2 P) float32, real and imaginary parts of the slices, interleaved
+    power_rp : (R, P) float32, squared moduli of the slices
+    log_prior_r : (R,) float32
+    pixels : disc of the level
+    """
+
+    cell: NDArray[np.int64]
+    parts_rp: NDArray[np.float32]
+    power_rp: NDArray[np.float32]
+    log_prior_r: NDArray[np.float32]
+    pixels: Disc
+
+    @classmethod
+    def of(cls, volume: FourierVolume, plan: SearchPlan) -> SharedGrid:
+        """Slice a volume on the plan's first level."""
+        pixels = disc(volume.box, plan.levels[0].radius)
+        cell = plan.grid(0).all_cells(plan.point_group)
+        matrices = plan.grid(0).matrices(cell)
+        slices_rp = volume.slices(matrices, pixels)
+        power_rp = slices_rp.real**2 + slices_rp.imag**2
+        return cls(cell, slices_rp.view(np.float32), power_rp, plan.prior.of_rotations(matrices), pixels)
+
+
+def dense_candidates(batch: ImageBatch, grid: SharedGrid, plan: SearchPlan) -> list[Candidates]:
+    """Score a batch on the shared grid and keep, per image, what comes within the margin of its best.
+
+    ``cross_(it)r = [Re, Im of shifted, whitened images] @ [Re, Im of slices]^T`` and
+    ``norm_ir = [C^2/sigma2] @ [|slice|^2]^T`` (THEORY 4).
+
+    Parameters
+    ----------
+    batch : prepared images
+    grid : shared slices
+    plan : search plan
+    """
+    inside = batch.pixels.within(grid.pixels.radius)
+    step = plan.levels[0].shift_step_px
+    shifts_px = shift_lattice(plan.shift_range_px, step)
+    phases_tp = shift_phases(grid.pixels, shifts_px)
+    whitened = batch.whitened_ip[:, None, inside] * phases_tp
+    n, t = whitened.shape[:2]
+    cross = whitened.reshape(n * t, -1).view(np.float32) @ grid.parts_rp.T
+    norm_ir = np.ascontiguousarray(batch.ctf2_ip[:, inside]) @ grid.power_rp.T
+    log_prob_itr = plan.score(cross.reshape(n, t, -1), norm_ir[:, None])
+    log_prob_itr += grid.log_prior_r
+    total = batch.shift0_px[:, None] + shifts_px
+    log_prob_itr += plan.prior.of_shifts(total, step)[:, :, None]
+    return [_survivors(log_prob_tr, grid, shifts_px, plan) for log_prob_tr in log_prob_itr]
+
+
+def _survivors(
+    log_prob_tr: NDArray[np.float32], grid: SharedGrid, shifts_px: NDArray[np.float64], plan: SearchPlan
+) -> Candidates:
+    best_r = log_prob_tr.max(axis=0)
+    floor = best_r.max() - plan.margin_nats
+    keep_r = np.flatnonzero(best_r >= floor)
+    if len(keep_r) > plan.max_rotations:
+        keep_r = np.sort(keep_r[np.argsort(-best_r[keep_r], kind="stable")[: plan.max_rotations]])
+    keep_t = np.flatnonzero(log_prob_tr[:, keep_r].max(axis=1) >= floor)
+    return Candidates(0, grid.cell[keep_r], shifts_px[keep_t])

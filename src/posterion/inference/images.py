@@ -1,0 +1,141 @@
+"""One batch of particle images made ready for comparison: centred, masked, transformed, multiplied by the CTF, whitened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from posterion.data.particles import Particles
+from posterion.physics.soft_masks import soft_disc
+from posterion.physics.ctf import ctf_at
+from posterion.physics.fourier import Disc, disc, shell_index_2d
+
+__all__ = ["ImageBatch", "NoiseModel", "prepare_images"]
+
+_MASK_EDGE_PX = 5.0
+
+
+@dataclass(frozen=True)
+class NoiseModel:
+    """Noise spectra and intensity scales that turn an image into a likelihood.
+
+    Attributes
+    ----------
+    sigma2_gs : (groups, box//2+1) float64, variance of the complex noise coefficient per shell and noise group
+    noise_group_i : (N,) int32, noise group (optics group) of each particle
+    scale_g : (scale groups,) float64, intensity of the signal relative to the reference
+    scale_group_i : (N,) int32, scale group (micrograph) of each particle
+    """
+
+    sigma2_gs: NDArray[np.float64]
+    noise_group_i: NDArray[np.int32]
+    scale_g: NDArray[np.float64]
+    scale_group_i: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Particles of one batch on the pixels of one disc.
+
+    Attributes
+    ----------
+    index_i : (n,) int64, position of each particle in the set
+    pixels : the disc
+    whitened_ip : (n, P) complex64, ``w C y / sigma2`` of the masked image (w: Hermitian multiplicity, 0 at DC)
+    ctf2_ip : (n, P) float32, ``w C^2 / sigma2``; C includes the intensity scale
+    data_ip : (n, P) complex64, ``C y / sigma2`` of the image outside of no mask: what the M-step adds up
+    power_i : (n,) float64, ``1/2 sum_p w |y|^2 / sigma2`` of the masked image
+    masked_power_is : (n, box//2+1) float64, mean ``|y|^2`` of the masked image per shell, divided by the mask's area
+    shift0_px : (n, 2) float64, whole-pixel origin offsets already applied
+    finite_i : (n,) bool, False where the image holds NaN or infinity or is constant; its entries are zero
+    """
+
+    index_i: NDArray[np.int64]
+    pixels: Disc
+    whitened_ip: NDArray[np.complex64]
+    ctf2_ip: NDArray[np.float32]
+    data_ip: NDArray[np.complex64]
+    power_i: NDArray[np.float64]
+    masked_power_is: NDArray[np.float64]
+    shift0_px: NDArray[np.float64]
+    finite_i: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.index_i)
+
+
+def mask_area(box: int, diameter_px: float) -> float:
+    """Mean of the squared soft disc: the share of white noise power that masking leaves."""
+    return float(np.mean(soft_disc(box, diameter_px / 2, _MASK_EDGE_PX) ** 2))
+
+
+def prepare_images(
+    particles: Particles,
+    index_i: NDArray[np.int64],
+    images: NDArray[np.float32],
+    radius: int,
+    diameter_px: float,
+    noise: NoiseModel,
+    shift0_px: NDArray[np.float64],
+) -> ImageBatch:
+    """Centre, mask, transform and whiten a batch of images.
+
+    Parameters
+    ----------
+    particles : the set, for the CTF
+    index_i : (n,) int64, which particles these are
+    images : (n, box, box) float32
+    radius : highest shell compared, Fourier pixels
+    diameter_px : diameter of the soft mask, pixels
+    noise : spectra and scales
+    shift0_px : (n, 2) whole-pixel origin offsets (x, y) applied before masking
+    """
+    box = images.shape[-1]
+    pixels = disc(box, radius)
+    finite_i = np.isfinite(images).all(axis=(1, 2)) & (np.ptp(images, axis=(1, 2)) > 0)
+    centred = _roll(np.where(finite_i[:, None, None], images, 0), shift0_px)
+    mask = soft_disc(box, diameter_px / 2, _MASK_EDGE_PX)
+    background = (centred * (1 - mask)).sum((1, 2)) / np.maximum((1 - mask).sum(), 1e-9)
+    centred -= background[:, None, None]
+    full = scipy.fft.rfft2(scipy.fft.ifftshift(centred, axes=(1, 2)))
+    masked = scipy.fft.rfft2(scipy.fft.ifftshift(centred * mask, axes=(1, 2)))
+    ctf_ip = ctf_at(pixels.kx_p, pixels.ky_p, box, particles, index_i)
+    ctf_ip *= noise.scale_g[noise.scale_group_i[index_i]].astype(np.float32)[:, None]
+    inverse_ip = _inverse_sigma2(noise, index_i, pixels)
+    inverse_ip[~finite_i] = 0
+    weight_ip = inverse_ip * pixels.multiplicity_p
+    weight_ip[:, pixels.shell_p == 0] = 0
+    masked_ip = pixels.take(masked)
+    return ImageBatch(
+        index_i=index_i,
+        pixels=pixels,
+        whitened_ip=masked_ip * (ctf_ip * weight_ip),
+        ctf2_ip=ctf_ip**2 * weight_ip,
+        data_ip=pixels.take(full) * (ctf_ip * inverse_ip),
+        power_i=0.5 * np.sum(weight_ip * np.abs(masked_ip) ** 2, axis=1, dtype=np.float64),
+        masked_power_is=_shell_power(masked, box) / mask_area(box, diameter_px),
+        shift0_px=shift0_px,
+        finite_i=finite_i,
+    )
+
+
+def _roll(images: NDArray[np.float32], shift_px: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Move each image by whole pixels (x, y), around the edges."""
+    moves = np.rint(shift_px).astype(int)
+    return np.stack([np.roll(im, (dy, dx), axis=(0, 1)) for im, (dx, dy) in zip(images, moves, strict=True)])
+
+
+def _inverse_sigma2(noise: NoiseModel, index_i: NDArray[np.int64], pixels: Disc) -> NDArray[np.float32]:
+    spectrum_gp = (1 / noise.sigma2_gs).astype(np.float32)[:, pixels.shell_p]
+    return spectrum_gp[noise.noise_group_i[index_i]]
+
+
+def _shell_power(spectra: NDArray[np.complex64], box: int) -> NDArray[np.float64]:
+    """Mean ``|F|^2`` per shell 0 .. box//2 of half spectra (n, box, box//2+1); columns counted once."""
+    shell = shell_index_2d(box).ravel()
+    count = np.bincount(shell)[: box // 2 + 1]
+    power = np.abs(spectra.reshape(len(spectra), -1)) ** 2
+    return np.stack([np.bincount(shell, row)[: box // 2 + 1] for row in power]) / count

@@ -1,0 +1,108 @@
+"""From log-probabilities to the posterior Gamma of one particle: weights, evidence, Pmax, a pose and its spread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from posterion.physics.rotations import angular_distance_deg
+
+__all__ = ["Posterior", "Support", "posterior_of"]
+
+
+@dataclass(frozen=True)
+class Support:
+    """Poses scored for one particle: every rotation with every shift.
+
+    Attributes
+    ----------
+    matrices : (R, 3, 3) float64
+    shifts_px : (T, 2) float64, origin offsets (x, y) on top of the batch's whole-pixel ones
+    log_prob_rt : (R, T) float32, log-likelihood plus log prior
+    slices_rp : (R, P) complex64, the slices that were compared
+    step_deg : angular step of the rotations
+    """
+
+    matrices: NDArray[np.float64]
+    shifts_px: NDArray[np.float64]
+    log_prob_rt: NDArray[np.float32]
+    slices_rp: NDArray[np.complex64]
+    step_deg: float
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Gamma of one particle, cut to the poses that hold nearly all of its mass.
+
+    Attributes
+    ----------
+    rotation_r, shift_t : positions of the kept rotations and shifts in the `Support`
+    weight_rt : (kept R, kept T) float32, sums to one
+    log_evidence : log sum of all scored poses
+    pmax : largest weight of a single pose
+    effective_orientations : exp(entropy) of the rotation marginal
+    matrix : (3, 3) float64, mean rotation about the best one
+    shift_px : (2,) float64, mean shift
+    """
+
+    rotation_r: NDArray[np.intp]
+    shift_t: NDArray[np.intp]
+    weight_rt: NDArray[np.float32]
+    log_evidence: float
+    pmax: float
+    effective_orientations: float
+    matrix: NDArray[np.float64]
+    shift_px: NDArray[np.float64]
+
+
+def posterior_of(support: Support, mass: float = 0.999) -> Posterior:
+    """Compute ``Gamma(phi) = P(X|V,phi) / int P(X|V,phi) dphi`` (L) on scored poses and cut it to ``mass``.
+
+    Parameters
+    ----------
+    support : scored poses
+    mass : share of the posterior to keep, the most probable poses first; the rest is dropped and the kept
+        renormalised
+    """
+    log_prob = support.log_prob_rt.astype(np.float64)
+    log_evidence = float(logsumexp(log_prob))
+    weight_rt = np.exp(log_prob - log_evidence)
+    marginal_r = weight_rt.sum(axis=1)
+    entropy = -np.sum(marginal_r * np.log(np.maximum(marginal_r, 1e-300)))
+    keep = _largest_until(weight_rt.ravel(), mass).reshape(weight_rt.shape)
+    rotation_r, shift_t = np.flatnonzero(keep.any(axis=1)), np.flatnonzero(keep.any(axis=0))
+    kept = np.where(keep, weight_rt, 0)[np.ix_(rotation_r, shift_t)]
+    matrix, near_r = _mean_rotation(support, marginal_r)
+    shift_weight = weight_rt[near_r].sum(axis=0)
+    return Posterior(
+        rotation_r=rotation_r,
+        shift_t=shift_t,
+        weight_rt=(kept / kept.sum()).astype(np.float32),
+        log_evidence=log_evidence,
+        pmax=float(weight_rt.max()),
+        effective_orientations=float(np.exp(entropy)),
+        matrix=matrix,
+        shift_px=shift_weight @ support.shifts_px / shift_weight.sum(),
+    )
+
+
+def _largest_until(weight: NDArray[np.float64], mass: float) -> NDArray[np.bool_]:
+    """Mark the largest weights that together hold ``mass`` of a normalised distribution; ties by position."""
+    order = np.argsort(-weight, kind="stable")
+    count = int(np.searchsorted(np.cumsum(weight[order]), mass)) + 1
+    keep = np.zeros(len(weight), bool)
+    keep[order[:count]] = True
+    return keep
+
+
+def _mean_rotation(
+    support: Support, marginal_r: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Chordal mean of the rotations within two steps of the most probable one, and which those are."""
+    best = support.matrices[np.argmax(marginal_r)]
+    near_r = np.flatnonzero(angular_distance_deg(support.matrices, best) <= 2 * support.step_deg)
+    u, _, vt = np.linalg.svd(np.einsum("r,rij->ij", marginal_r[near_r], support.matrices[near_r]))
+    return u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt, near_r

@@ -1,0 +1,76 @@
+"""What is believed before an image is seen: viewing directions and origin offsets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import hpgeom
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["PosePrior", "estimate_direction_prior", "estimate_offset_sigma"]
+
+_PRIOR_ORDER = 2
+_UNIFORM_SHARE = 0.2
+_SMALLEST_SIGMA_PX = 0.5
+
+
+@dataclass(frozen=True)
+class PosePrior:
+    """Prior over poses: a histogram of viewing directions times a Gaussian in the origin offset.
+
+    Attributes
+    ----------
+    log_direction_d : (192,) float64, log of the density relative to uniform per HEALPix pixel of order 2
+    offset_sigma_px : standard deviation of the origin offset per axis, pixels
+    """
+
+    log_direction_d: NDArray[np.float64]
+    offset_sigma_px: float
+
+    @classmethod
+    def uniform(cls, offset_sigma_px: float) -> PosePrior:
+        """No preferred direction."""
+        return cls(np.zeros(12 * 4**_PRIOR_ORDER), offset_sigma_px)
+
+    def of_rotations(self, matrices: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Log prior of rotations relative to uniform: (n, 3, 3) -> (n,) float32."""
+        return self.log_direction_d[_direction_pixel(matrices[:, 2])].astype(np.float32)
+
+    def of_shifts(self, shifts_px: NDArray[np.float64], step_px: float) -> NDArray[np.float32]:
+        """Log prior mass of shift cells of side ``step_px``: (n, 2) total offsets in pixels -> (n,) float32."""
+        variance = self.offset_sigma_px**2
+        squared = np.sum(shifts_px**2, axis=-1)
+        return (-0.5 * squared / variance + np.log(step_px**2 / (2 * np.pi * variance))).astype(np.float32)
+
+
+def _direction_pixel(vectors: NDArray[np.float64]) -> NDArray[np.int64]:
+    return hpgeom.vector_to_pixel(2**_PRIOR_ORDER, *vectors.T, nest=True)  # type: ignore[no-any-return]
+
+
+def estimate_direction_prior(
+    directions: NDArray[np.float64], operators: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Estimate the log density of viewing directions from the best poses, a fifth of it kept uniform.
+
+    Parameters
+    ----------
+    directions : (N, 3) unit vectors, ``R^T e_z`` of each particle
+    operators : (g, 3, 3) point group; every equivalent direction is counted
+
+    Returns
+    -------
+    (192,) float64, see `PosePrior`
+    """
+    equivalent = np.einsum("gji,nj->gni", operators, directions).reshape(-1, 3)
+    pixel_count = 12 * 4**_PRIOR_ORDER
+    density = np.bincount(_direction_pixel(equivalent), minlength=pixel_count) * (pixel_count / len(equivalent))
+    neighbours = hpgeom.neighbors(2**_PRIOR_ORDER, np.arange(pixel_count), nest=True)
+    around = np.where(neighbours >= 0, density[neighbours], density[:, None]).mean(axis=1)
+    smooth = 0.5 * density + 0.5 * around
+    return np.log(_UNIFORM_SHARE + (1 - _UNIFORM_SHARE) * smooth)  # type: ignore[no-any-return]
+
+
+def estimate_offset_sigma(shifts_px: NDArray[np.float64]) -> float:
+    """Estimate the standard deviation per axis of origin offsets (N, 2), at least half a pixel."""
+    return max(float(np.sqrt(np.mean(shifts_px**2))), _SMALLEST_SIGMA_PX)

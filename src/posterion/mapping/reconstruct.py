@@ -1,0 +1,230 @@
+"""From sums over images to a map: the Wiener (MAP) solve, and reconstruction from known poses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posterion.compute import Workers
+from posterion.data.particles import Particles
+from posterion.errors import PosterionError
+from posterion.mapping.fsc import fourier_shell_correlation
+from posterion.physics.soft_masks import soft_sphere
+from posterion.physics.ctf import ctf_at
+from posterion.physics.fourier import Disc, disc, fourier_transform_2d
+from posterion.physics.projection import Accumulator
+from posterion.physics.shifts import shift_phases
+from posterion.physics.symmetry import point_group_operators
+
+__all__ = ["HalfSums", "Reconstruction", "centred_spectra", "half_ids", "reconstruct", "ssnr_from_fsc"]
+
+_BATCH = 64
+_FLAT_PRIOR = 0.3
+
+
+@dataclass(frozen=True)
+class HalfSums:
+    """Numerator and weight of one half set on the padded grid, ready to be solved.
+
+    Attributes
+    ----------
+    numerator : (D, D, W) complex64, ``sum_i P^T C_i X_i / sigma2``
+    weight : (D, D, W) float32, ``sum_i P^T C_i^2 / sigma2``
+    grid : the accumulator whose grid these live on (its own sums are not used)
+    """
+
+    numerator: NDArray[np.complex64]
+    weight: NDArray[np.float32]
+    grid: Accumulator
+
+    @classmethod
+    def from_accumulator(cls, accumulator: Accumulator, point_group: str, workers: Workers) -> HalfSums:
+        """Join Hermitian mates and apply the point group."""
+        operators = point_group_operators(point_group)
+        numerator, weight = accumulator.joined(operators, workers)
+        return cls(numerator, weight, accumulator)
+
+    def __add__(self, other: HalfSums) -> HalfSums:
+        return HalfSums(self.numerator + other.numerator, self.weight + other.weight, self.grid)
+
+    def shells(self) -> NDArray[np.int64]:
+        """Shell of every voxel, (D, D, W), in Fourier pixels of the unpadded box."""
+        centre, padding = self.grid.centre, self.grid.padding
+        q = np.arange(-centre, centre + 1, dtype=np.float32)
+        squared = q[:, None, None] ** 2 + q[:, None] ** 2 + q[centre:] ** 2
+        return np.rint(np.sqrt(squared) / padding).astype(np.int64)
+
+    def shell_weight(self) -> NDArray[np.float64]:
+        """Mean weight per shell 0 .. radius, (radius + 1,)."""
+        shell = self.shells().ravel()
+        count = np.bincount(shell)
+        total = np.bincount(shell, self.weight.ravel())
+        return (total / np.maximum(count, 1))[: self.grid.radius + 1]
+
+    def joined_below(self, other: HalfSums, shell_limit: int) -> HalfSums:
+        """These sums with both halves' mean below a shell, so that half maps cannot drift apart in hand or origin."""
+        low = self.shells() < shell_limit
+        numerator, weight = self.numerator.copy(), self.weight.copy()
+        numerator[low] = (numerator[low] + other.numerator[low]) / 2
+        weight[low] = (weight[low] + other.weight[low]) / 2
+        return HalfSums(numerator, weight, self.grid)
+
+    def solve(self, regularisation_s: NDArray[np.floating] | None, workers: int = 1) -> NDArray[np.float32]:
+        """Compute ``V = numerator / (weight + k(s))`` and its map; see (L) "3D reconstruction", E-M update.
+
+        Parameters
+        ----------
+        regularisation_s : (radius + 1,), ``k(s)``: sigma2/(T tau2) in the units of weight; where None, nothing is
+            ``k`` is three tenths of the shell's mean weight and the shell is rescaled by 1.3: a map with no prior on
+            its spectrum in which thinly covered voxels do not explode
+        workers : threads of the FFT
+
+        Returns
+        -------
+        (n, n, n) float32
+        """
+        shells = self.shells()
+        limit = self.grid.radius
+        inside = shells <= limit
+        shells[~inside] = limit
+        gain = 1.0
+        if regularisation_s is None:
+            regularisation_s = _FLAT_PRIOR * self.shell_weight()
+            gain = 1 + _FLAT_PRIOR
+        floor = np.maximum(regularisation_s, 1e-30).astype(np.float32)
+        denominator = (self.weight + floor[shells]) / np.float32(gain)
+        spectrum = np.where(inside, self.numerator / denominator, 0).astype(np.complex64)
+        return self.grid.to_map(spectrum, workers=workers)
+
+
+def ssnr_from_fsc(fsc_s: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Spectral signal-to-noise ratio of one half map, ``FSC / (1 - FSC)``, with FSC kept within [0.001, 0.999]."""
+    clipped = np.clip(np.asarray(fsc_s, np.float64), 1e-3, 0.999)
+    return clipped / (1 - clipped)
+
+
+def centred_spectra(images: NDArray[np.float32], shifts_px: NDArray[np.floating], pixels: Disc) -> NDArray[np.complex64]:
+    """Transform images and move each by its origin offset: (n, box, box), (n, 2) -> (n, P)."""
+    return pixels.take(fourier_transform_2d(images)) * shift_phases(pixels, shifts_px)
+
+
+def half_ids(particles: Particles, seed: int = 0) -> NDArray[np.int8]:
+    """Half-set ids 1 and 2: those of the file, kept for ever, or a seeded random even split where it has none.
+
+    Raises
+    ------
+    PosterionError
+        When the file assigns particles to only one half, or only some particles.
+    """
+    present = np.unique(particles.half_i)
+    if np.array_equal(present, [1, 2]):
+        return particles.half_i
+    if np.array_equal(present, [0]) and len(particles) > 1:
+        half = 1 + np.arange(len(particles)) % 2
+        return np.random.default_rng(seed).permutation(half).astype(np.int8)
+    raise PosterionError(
+        f"the half sets (rlnRandomSubset) of the {len(particles)} particles hold the values {present.tolist()}; "
+        "expected both 1 and 2: remove the column to have the halves drawn at random"
+    )
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What reconstruction from known poses gives.
+
+    Attributes
+    ----------
+    map : (n, n, n) float32, Wiener map of all particles
+    map_unfiltered : (n, n, n) float32, the same without regularisation
+    half1, half2 : (n, n, n) float32, unregularised half maps
+    fsc_s : (n//2+1,) float64, FSC of the half maps, unmasked
+    fsc_sphere_s : (n//2+1,) float64, FSC inside the sphere that regularises the map
+    """
+
+    map: NDArray[np.float32]
+    map_unfiltered: NDArray[np.float32]
+    half1: NDArray[np.float32]
+    half2: NDArray[np.float32]
+    fsc_s: NDArray[np.float64]
+    fsc_sphere_s: NDArray[np.float64]
+
+
+def reconstruct(
+    particles: Particles,
+    point_group: str = "C1",
+    diameter_angstrom: float | None = None,
+    threads: int | None = None,
+    seed: int = 0,
+    observer: Callable[[int], None] | None = None,
+) -> Reconstruction:
+    """Reconstruct a map from particles with known poses: the many-image Wiener filter in three dimensions.
+
+    ``V = sum_i P_i^T C_i X_i / (k(s) + sum_i P_i^T C_i^2)`` with ``k`` from the spectral SNR of the half maps.
+
+    Parameters
+    ----------
+    particles : particle set with poses
+    point_group : symmetry, RELION's names and axes
+    diameter_angstrom : diameter of the sphere inside which the FSC regularises; 90 % of the box where None
+    threads : number of threads
+    seed : for drawing half sets where the file has none
+    observer : called with the number of particles after each batch
+
+    Raises
+    ------
+    PosterionError
+        When poses are missing or a half is empty.
+    """
+    with Workers(threads) as workers:
+        halves = _sums_of_halves(particles, half_ids(particles, seed), point_group, workers, observer)
+        half1, half2 = (half.solve(None, workers.threads) for half in halves)
+        both = halves[0] + halves[1]
+        box, pixel = particles.box_px, particles.pixel_size_angstrom
+        diameter = diameter_angstrom if diameter_angstrom is not None else 0.9 * box * pixel
+        sphere = soft_sphere(box, diameter / pixel / 2, edge_px=5)
+        fsc_sphere = fourier_shell_correlation(half1 * sphere, half2 * sphere)
+        ssnr_s = 2 * ssnr_from_fsc(fsc_sphere)[: both.grid.radius + 1]
+        filtered = both.solve(both.shell_weight() / ssnr_s, workers.threads)
+        return Reconstruction(
+            map=filtered,
+            map_unfiltered=both.solve(None, workers.threads),
+            half1=half1,
+            half2=half2,
+            fsc_s=fourier_shell_correlation(half1, half2),
+            fsc_sphere_s=fsc_sphere,
+        )
+
+
+def _sums_of_halves(
+    particles: Particles,
+    half_i: NDArray[np.int8],
+    point_group: str,
+    workers: Workers,
+    observer: Callable[[int], None] | None,
+) -> tuple[HalfSums, HalfSums]:
+    """Stream all images once into the accumulators of the two halves."""
+    box, pixel = particles.box_px, particles.pixel_size_angstrom
+    poses = particles.require_poses()
+    matrices = poses.matrices()
+    shifts_px = np.stack([poses.shift_x_angstrom_i, poses.shift_y_angstrom_i], -1) / pixel
+    pixels = disc(box, (box - 1) // 2)
+    accumulators = Accumulator(box, pixels.radius), Accumulator(box, pixels.radius)
+
+    def prepare(
+        batch: tuple[NDArray[np.int64], NDArray[np.float32]],
+    ) -> tuple[NDArray[np.int64], NDArray[np.complex64], NDArray[np.float32]]:
+        index, images = batch
+        ctf_ip = ctf_at(pixels.kx_p, pixels.ky_p, box, particles, index)
+        return index, centred_spectra(images, shifts_px[index], pixels) * ctf_ip, ctf_ip**2
+
+    for index, numerator_ip, weight_ip in workers.map_ordered(prepare, particles.batches(_BATCH)):
+        for half, accumulator in enumerate(accumulators, start=1):
+            own = half_i[index] == half
+            accumulator.insert(matrices[index[own]], pixels, numerator_ip[own], weight_ip[own], workers)
+        if observer is not None:
+            observer(len(index))
+    first, second = (HalfSums.from_accumulator(a, point_group, workers) for a in accumulators)
+    return first, second
