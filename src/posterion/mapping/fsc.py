@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from posterion.data.atomic import write_text
+from posterion.data.files import replaced_file
 from posterion.errors import PosterionError
 from posterion.physics.fourier import (
     fourier_transform_3d,
@@ -281,7 +281,7 @@ def _first_shell_below(fsc_s: Curve, threshold: float) -> int:
 
 
 def write_fsc(curves: FscCurves, path: str | Path) -> None:
-    """Write the curves as tab-separated text: shell, frequency (1/A), resolution (A), then the curves."""
+    """Write the curves as tab-separated text (frequency in 1/A, resolution in A) and make its folder."""
     named = curves.named()
     header = [f"# box_px={curves.box_px}", f"pixel_size_angstrom={curves.pixel_size_angstrom!r}"]
     if curves.randomised_from_shell is not None:
@@ -292,7 +292,16 @@ def write_fsc(curves: FscCurves, path: str | Path) -> None:
         resolution = f"{1 / frequency:.4f}" if shell else "inf"
         values = [f"{curve[shell]:.6f}" for curve in named.values()]
         lines.append("\t".join([str(shell), f"{frequency:.6f}", resolution, *values]))
-    write_text(path, "\n".join(lines) + "\n")
+    _make_folder(Path(path).parent)
+    with replaced_file(path) as stream:
+        stream.write(("\n".join(lines) + "\n").encode())
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PosterionError(f"{folder} cannot be made: {error.strerror}; choose another output") from None
 
 
 def read_fsc(path: str | Path) -> FscCurves:

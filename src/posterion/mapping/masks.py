@@ -1,7 +1,7 @@
-"""Soft masks: spheres and discs, a mask made from a map, and a check of masks that others made.
+"""Soft masks: one made from a map, and a check of masks that others made.
 
-A soft edge is a raised cosine: 1 up to a distance, then ``(1 + cos(pi d / edge)) / 2`` over the edge width,
-then 0.
+A soft edge is a raised cosine: 1 up to a distance, then ``(1 + cos(pi d / edge)) / 2`` over the edge, then 0.
+Spheres and discs, which need no map, come from `posterion.physics.soft_masks`.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from posterion.errors import PosterionError
 from posterion.physics.fourier import fourier_transform_3d, inverse_fourier_transform_3d, shell_index_3d
+from posterion.physics.soft_masks import raised_cosine, soft_disc, soft_sphere
 
 __all__ = [
     "MaskOptions",
@@ -49,41 +50,6 @@ class MaskOptions:
     soft_edge_angstrom: float = 15.0
 
 
-def _raised_cosine(distance: NDArray[np.floating], edge: float) -> Real:
-    """1 for distances up to 0, 0 from ``edge`` on, a raised cosine between; a step where the edge is 0."""
-    if edge <= 0:
-        return (distance <= 0).astype(np.float32)
-    return np.asarray(0.5 + 0.5 * np.cos(np.pi * np.clip(distance / edge, 0, 1)), np.float32)
-
-
-def _soft_ball(box: int, radius_px: float, edge_px: float, dimensions: int) -> Real:
-    squared = (np.arange(box) - box // 2).astype(np.float32) ** 2
-    total = squared
-    for _ in range(dimensions - 1):
-        total = total[..., None] + squared
-    return _raised_cosine(np.sqrt(total) - np.float32(radius_px), edge_px)
-
-
-def soft_sphere(box: int, radius_px: float, edge_px: float) -> Real:
-    """Compute a sphere about the origin ``n//2``: 1 up to the radius, a raised cosine over the edge beyond.
-
-    Parameters
-    ----------
-    box : pixels
-    radius_px, edge_px : pixels
-
-    Returns
-    -------
-    (n, n, n) float32 in [0, 1]
-    """
-    return _soft_ball(box, radius_px, edge_px, 3)
-
-
-def soft_disc(box: int, radius_px: float, edge_px: float) -> Real:
-    """Compute the two-dimensional `soft_sphere`, (n, n) float32 in [0, 1]."""
-    return _soft_ball(box, radius_px, edge_px, 2)
-
-
 def low_pass(volume: Real, resolution_angstrom: float, pixel_size_angstrom: float, workers: int = 1) -> Real:
     """Keep a map's frequencies up to a resolution: a raised cosine two shells wide is 0.5 there.
 
@@ -101,7 +67,7 @@ def low_pass(volume: Real, resolution_angstrom: float, pixel_size_angstrom: floa
     n = volume.shape[0]
     last_shell = n * pixel_size_angstrom / resolution_angstrom
     beyond = np.arange(2 * n) - last_shell + _LOW_PASS_EDGE_SHELLS / 2
-    keep_s = _raised_cosine(beyond, _LOW_PASS_EDGE_SHELLS)
+    keep_s = raised_cosine(beyond, _LOW_PASS_EDGE_SHELLS)
     spectrum = fourier_transform_3d(np.asarray(volume, np.float32), workers)
     spectrum *= keep_s[shell_index_3d(n)]
     return inverse_fourier_transform_3d(spectrum, n, workers)
@@ -194,7 +160,7 @@ def _grown(region: Region, grow_px: float, edge_px: float) -> Real:
     window = tuple(slice(max(s.start - reach, 0), s.stop + reach) for s in found)
     distance = scipy.ndimage.distance_transform_edt(~region[window])
     mask = np.zeros(region.shape, np.float32)
-    mask[window] = _raised_cosine(distance - grow_px, edge_px)
+    mask[window] = raised_cosine(distance - grow_px, edge_px)
     return mask
 
 

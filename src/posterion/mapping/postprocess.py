@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posterion.data.atomic import replacing, write_text
+from posterion.data.files import replaced_file
 from posterion.data.mrc import write_map
 from posterion.errors import PosterionError
 from posterion.mapping.fsc import GOLD_STANDARD, FscCurves, fsc_curves, write_fsc
@@ -353,9 +353,9 @@ def write_postprocessed(result: Postprocessed, folder: str | Path) -> dict[str, 
     maps = {"postprocessed.mrc": result.sharpened}
     if result.mask is not None:
         maps |= {"postprocessed_masked.mrc": result.sharpened * result.mask, "mask.mrc": result.mask}
-    for name, volume in maps.items():
-        with replacing(folder / name) as temporary:
-            write_map(temporary, volume, result.curves.pixel_size_angstrom)
     write_fsc(result.curves, folder / "fsc.tsv")
-    write_text(folder / "postprocess.json", json.dumps(result.summary(), indent=1) + "\n")
+    for name, volume in maps.items():
+        write_map(folder / name, volume, result.curves.pixel_size_angstrom)
+    with replaced_file(folder / "postprocess.json") as stream:
+        stream.write((json.dumps(result.summary(), indent=1) + "\n").encode())
     return {name: folder / name for name in (*maps, "fsc.tsv", "postprocess.json")}
