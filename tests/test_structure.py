@@ -16,8 +16,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 RANKS = {
     "errors": 0,
     "arrays": 1,
+    "compute": 1,
+    "data.files": 1,
     "data.mrc": 1,
     "data.star": 1,
+    "data.table": 1,
     "physics.fourier": 1,
     "physics.rotations": 1,
     "data": 2,

@@ -1,0 +1,172 @@
+"""Checks of the images themselves: not-a-number, constant, and whether the particle is bright or dark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posterion.data.particles import Particles
+from posterion.report.findings import Finding
+from posterion.report.progress import NullProgress
+from posterion.report.table_checks import particle_finding
+
+__all__ = ["ImageStatistics", "check_contrast", "check_pixels", "image_statistics"]
+
+Float = NDArray[np.float64]
+
+_BATCH = 64
+_DISC = 0.3
+"""Radius of the central disc, in boxes; wide, because hollow particles are dark in the very middle."""
+_RING = (0.42, 0.5)
+"""Inner and outer radius of the background ring, in boxes."""
+_STANDARD_ERRORS = 4.0
+_LEAST_CONTRAST = 0.005
+"""Contrast in background standard deviations below which a large set's significance means nothing."""
+
+
+@dataclass(frozen=True)
+class ImageStatistics:
+    """Per-image numbers of the images that were read.
+
+    Attributes
+    ----------
+    index_i : (n,) int64, rows of the particle set
+    is_finite_i : (n,) bool
+    spread_i : (n,) float64, standard deviation of all pixels; 0 for a constant image
+    contrast_i : (n,) float64, disc minus ring in standard deviations of the ring; NaN where unknown
+    """
+
+    index_i: NDArray[np.int64]
+    is_finite_i: NDArray[np.bool_]
+    spread_i: Float
+    contrast_i: Float
+
+    @property
+    def is_usable_i(self) -> NDArray[np.bool_]:
+        """Images with finite pixels that are not all the same."""
+        return self.is_finite_i & (self.spread_i > 0)
+
+
+def image_statistics(
+    particles: Particles, indices: NDArray[np.int64], progress: type[NullProgress] = NullProgress
+) -> ImageStatistics:
+    """Read images and measure each; one batch is in memory at a time.
+
+    Parameters
+    ----------
+    particles : set whose images at ``indices`` can be read
+    indices : (n,) rows to read
+    progress : class that shows the progress
+    """
+    chosen = particles[indices]
+    finite, spread = np.zeros(len(indices), np.bool_), np.zeros(len(indices))
+    contrast = np.full(len(indices), np.nan)
+    with progress("reading images", len(indices), "images") as bar:
+        for index, images in chosen.batches(_BATCH):
+            finite[index] = np.isfinite(images).all((1, 2))
+            sound = images[finite[index]]
+            varies = np.ptp(sound, axis=(1, 2)) > 0
+            spread[index[finite[index]]] = np.where(varies, sound.std((1, 2), dtype=np.float64), 0)
+            contrast[index[finite[index]]] = image_contrast(sound)
+            bar.advance(len(index))
+    return ImageStatistics(np.asarray(indices), finite, spread, contrast)
+
+
+def image_contrast(images: NDArray[np.float32]) -> Float:
+    """Mean of the central disc minus the background plane, in standard deviations of the background ring.
+
+    The plane is the least-squares fit to the ring, so a gradient of ice thickness does not count.
+
+    Parameters
+    ----------
+    images : (n, box, box) float32, finite
+
+    Returns
+    -------
+    (n,) float64; NaN where the ring is constant.
+    """
+    flat = images.reshape(len(images), -1).astype(np.float64)
+    ring, fit, disc_mean = _windows(images.shape[-1])
+    values = flat[:, ring]
+    plane = values @ fit.T
+    spread = (values - plane @ _plane_terms(images.shape[-1])[ring].T).std(1)
+    contrast = np.full(len(flat), np.nan)
+    np.divide(flat @ disc_mean - plane[:, 0], spread, out=contrast, where=spread > 0)
+    return contrast
+
+
+@lru_cache(maxsize=4)
+def _windows(box: int) -> tuple[NDArray[np.intp], Float, Float]:
+    """Ring pixels, the (3, ring) matrix that fits a plane to them, and the averaging weights of the disc."""
+    terms = _plane_terms(box)
+    radius = np.hypot(terms[:, 1], terms[:, 2]) / box
+    ring = np.flatnonzero((radius >= _RING[0]) & (radius <= _RING[1]))
+    disc = radius <= _DISC
+    fit: Float = np.linalg.pinv(terms[ring]).astype(np.float64)
+    return ring, fit, disc / disc.sum()
+
+
+@lru_cache(maxsize=4)
+def _plane_terms(box: int) -> Float:
+    """Columns 1, x, y of every pixel, origin at the centre, (box^2, 3)."""
+    centred = np.arange(box) - box // 2
+    y, x = np.meshgrid(centred, centred, indexing="ij")
+    return np.stack([np.ones(box * box), x.ravel(), y.ravel()], 1)
+
+
+def check_pixels(particles: Particles, statistics: ImageStatistics) -> list[Finding]:
+    """Report images that are not finite or constant."""
+    broken, constant = np.zeros((2, len(particles)), np.bool_)
+    broken[statistics.index_i] = ~statistics.is_finite_i
+    constant[statistics.index_i] = statistics.is_finite_i & (statistics.spread_i == 0)
+    read = f"of {len(statistics.index_i)} images read"
+    findings = []
+    if broken.any():
+        text = f"{int(broken.sum())} {read} have pixels that are not finite numbers: remove them from the set"
+        findings.append(particle_finding("pixels", "problem", text, broken))
+    if constant.any():
+        text = f"{int(constant.sum())} {read} are constant, nothing is in them: remove them from the set"
+        findings.append(particle_finding("pixels", "problem", text, constant))
+    return findings or [Finding("pixels", "fine", f"all {read[3:]} are finite and not constant")]
+
+
+def check_contrast(statistics: ImageStatistics) -> list[Finding]:
+    """Say whether the particles are bright, dark, or not to be told from their surround.
+
+    The mean over images of `ImageStatistics.contrast_i` is compared with its standard error, which comes from
+    the spread between images. In the band that decides (the disc's size) the CTF has not changed sign yet.
+    """
+    contrast = statistics.contrast_i[np.isfinite(statistics.contrast_i)]
+    if len(contrast) < 3:
+        return [
+            Finding(
+                "contrast",
+                "note",
+                f"cannot tell from {len(contrast)} images whether particles are bright or dark",
+            )
+        ]
+    mean, error = float(contrast.mean()), float(contrast.std(ddof=1) / np.sqrt(len(contrast)))
+    values: dict[str, float | str] = {
+        "contrast": mean,
+        "standard_error": error,
+        "images": float(len(contrast)),
+    }
+    text = (
+        f"{mean:+.3f} +- {error:.3f} background standard deviations in the middle of {len(contrast)} images"
+    )
+    if abs(mean) < max(_STANDARD_ERRORS * error, _LEAST_CONTRAST):
+        return [
+            Finding(
+                "contrast", "note", f"cannot tell whether particles are bright or dark: {text}", values=values
+            )
+        ]
+    if mean < 0:
+        message = (
+            f"inverted: particles are dark ({text}), bright ones are expected; multiply the images by -1, "
+            "for instance with relion_image_handler --multiply_constant -1"
+        )
+        return [Finding("contrast", "problem", message, values=values)]
+    return [Finding("contrast", "fine", f"particles are bright, as expected ({text})", values=values)]
