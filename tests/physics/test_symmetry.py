@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
 from posterion.errors import PosterionError
@@ -110,3 +111,16 @@ def test_operators_are_described() -> None:
     text = describe_operators("d2")
     assert text.startswith("Point group D2: 4 rotations\nS(1) =\n  1.000000    0.000000    0.000000")
     assert "-0.000000" not in text
+
+
+@pytest.mark.parametrize(("key", "name"), [("map_c3", "C3"), ("map_t", "T")])
+def test_relion_averages_over_the_same_axes(key: str, name: str) -> None:
+    frozen = np.load(REFERENCE.with_name("relion_reconstructions.npz"))
+    n = frozen["map"].shape[0]
+    xyz = np.stack(np.meshgrid(*[np.arange(n) - n // 2] * 3, indexing="ij")[::-1]).reshape(3, -1)
+    average = np.zeros(n**3)
+    for operator in point_group_operators(name):
+        turned = (operator @ xyz)[::-1] + n // 2
+        average += map_coordinates(frozen["map"].astype(float), turned, order=3)
+    inside = np.linalg.norm(xyz, axis=0) < n // 2
+    assert np.corrcoef(average[inside], frozen[key].ravel()[inside])[0, 1] > 0.97
