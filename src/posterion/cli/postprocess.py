@@ -25,8 +25,8 @@ def postprocess(
         str, typer.Option(help="B-factor to apply, A^2 (negative sharpens), or 'auto' for the Guinier fit.")
     ] = "auto",
     fit_from: Annotated[float, typer.Option(help="Low-resolution end of the Guinier fit, A.")] = 10.0,
-    fit_inside_mask: Annotated[
-        bool, typer.Option("--fit-inside-mask", help="Fit the masked map's amplitudes, not the whole box's.")
+    fit_whole_box: Annotated[
+        bool, typer.Option("--fit-whole-box", help="Fit the unmasked map's amplitudes, as RELION does.")
     ] = False,
     pixel_size: Annotated[
         float | None, typer.Option(help="Voxel size in A, instead of the header's.")
@@ -46,7 +46,7 @@ def postprocess(
         chosen_mask(mask, map1, map2, pixel)[0],
         bfactor_angstrom2=given_b,
         fit_from_angstrom=fit_from,
-        fit_inside_mask=fit_inside_mask,
+        fit_whole_box=fit_whole_box,
         seed=seed,
         workers=workers,
     )

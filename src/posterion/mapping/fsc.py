@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from posterion.data.files import replaced_file
+from posterion.data.atomic import write_text
 from posterion.errors import PosterionError
 from posterion.physics.fourier import (
     fourier_transform_3d,
@@ -292,16 +292,7 @@ def write_fsc(curves: FscCurves, path: str | Path) -> None:
         resolution = f"{1 / frequency:.4f}" if shell else "inf"
         values = [f"{curve[shell]:.6f}" for curve in named.values()]
         lines.append("\t".join([str(shell), f"{frequency:.6f}", resolution, *values]))
-    _make_folder(Path(path).parent)
-    with replaced_file(path) as stream:
-        stream.write(("\n".join(lines) + "\n").encode())
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PosterionError(f"{folder} cannot be made: {error.strerror}; choose another output") from None
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def read_fsc(path: str | Path) -> FscCurves:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posterion.data.files import replaced_file
+from posterion.data.atomic import write_text
 from posterion.data.mrc import write_map
 from posterion.errors import PosterionError
 from posterion.mapping.fsc import GOLD_STANDARD, FscCurves, fsc_curves, write_fsc
@@ -70,7 +70,9 @@ class Postprocessed:
     sharpened : (n, n, n) float32, weighted, sharpened, low-passed
     mask : (n, n, n) float32 in [0, 1], or None
     curves : the FSC curves of the halves
-    guinier : the plot and fit; None where the resolution leaves nothing to fit
+    guinier : the plot and fit, inside the mask if there is one; None where the resolution leaves nothing to
+        fit
+    guinier_whole_box : the same of the unmasked map, RELION's way
     resolution_angstrom : where the best curve crosses 0.143
     bfactor_angstrom2 : the one applied, Angstrom^2
     warnings : reasons to doubt the result, one sentence each
@@ -80,6 +82,7 @@ class Postprocessed:
     mask: Real | None
     curves: FscCurves
     guinier: Guinier | None
+    guinier_whole_box: Guinier | None
     resolution_angstrom: float
     bfactor_angstrom2: float
     warnings: tuple[str, ...]
@@ -94,7 +97,9 @@ class Postprocessed:
             "resolution_at_0.143": {name: self.curves.resolution(0.143, name) for name in named},
             "resolution_at_0.5": {name: self.curves.resolution(0.5, name) for name in named},
             "bfactor_angstrom2": self.bfactor_angstrom2,
-            "bfactor_fitted": self.guinier is not None,
+            "bfactor_inside_mask_angstrom2": self.guinier and self.guinier.bfactor_angstrom2,
+            "bfactor_whole_box_angstrom2": self.guinier_whole_box
+            and self.guinier_whole_box.bfactor_angstrom2,
             "phases_randomised_from_shell": self.curves.randomised_from_shell,
             "mask_fraction_of_box": None if self.mask is None else float(self.mask.mean()),
             "warnings": list(self.warnings),
@@ -186,7 +191,7 @@ def postprocess(
     *,
     bfactor_angstrom2: float | None = None,
     fit_from_angstrom: float = 10.0,
-    fit_inside_mask: bool = False,
+    fit_whole_box: bool = False,
     seed: int = 0,
     workers: int = 1,
 ) -> Postprocessed:
@@ -200,9 +205,8 @@ def postprocess(
         (`posterion.mapping.masks.automatic_mask` makes one)
     bfactor_angstrom2 : to apply, negative sharpens; None takes it from the Guinier plot
     fit_from_angstrom : low-resolution end of the Guinier fit, which ends at the resolution
-    fit_inside_mask : plot the masked map's amplitudes, which belong to the masked FSC, instead of the whole
-        box's
-        (as RELION does), which hold the solvent's noise and make B too small where the noise is strong
+    fit_whole_box : apply the B of the whole box's amplitudes, as RELION does; they hold the solvent's noise,
+        which the masked FSC does not weigh down, so that B comes out too small where the noise is strong
     seed : of the random phases
     workers : threads for the transforms
 
@@ -219,25 +223,31 @@ def postprocess(
     resolution = curves.resolution()
     warnings += _half_map_warnings(half1, half2) + fsc_warnings(curves)
     weight_s = fsc_weight(curves.best_s)
-    try:
-        seen = average * mask if mask is not None and fit_inside_mask else average
-        guinier = _weighted_guinier(seen, weight_s, curves, fit_from_angstrom, workers)
-    except PosterionError as error:
-        guinier = None
-        warnings += (f"{error}; the map was not sharpened",) if bfactor_angstrom2 is None else ()
+    inside = average if mask is None else average * mask
+    guinier, whole = (_weighted_guinier(v, weight_s, curves, fit_from_angstrom) for v in (inside, average))
     if bfactor_angstrom2 is None:
-        bfactor_angstrom2 = guinier.bfactor_angstrom2 if guinier else 0.0
+        fit = whole if fit_whole_box else guinier
+        bfactor_angstrom2 = fit.bfactor_angstrom2 if fit else 0.0
+        if fit is None:
+            warnings += (
+                f"no B-factor can be fitted between {fit_from_angstrom:g} A and the resolution, "
+                f"{resolution:.1f} A: the map was not sharpened; give a B-factor or widen the range of the fit",
+            )
     sharp = sharpen(average, weight_s, bfactor_angstrom2, pixel_size_angstrom, workers)
     sharp = low_pass(sharp, resolution, pixel_size_angstrom, workers)
-    return Postprocessed(sharp, mask, curves, guinier, resolution, bfactor_angstrom2, warnings)
+    return Postprocessed(sharp, mask, curves, guinier, whole, resolution, bfactor_angstrom2, warnings)
 
 
 def _weighted_guinier(
-    volume: Real, weight_s: Curve, curves: FscCurves, fit_from_angstrom: float, workers: int
-) -> Guinier:
-    amplitude_s = weight_s * shell_mean(np.abs(fourier_transform_3d(volume, workers)), len(volume))
+    volume: Real, weight_s: Curve, curves: FscCurves, fit_from_angstrom: float
+) -> Guinier | None:
+    """Fit the FSC-weighted amplitudes of a map up to its resolution; None where too few shells lie there."""
+    amplitude_s = weight_s * shell_mean(np.abs(fourier_transform_3d(volume)), len(volume))
     box, pixel_size = curves.box_px, curves.pixel_size_angstrom
-    return fit_guinier(amplitude_s, box, pixel_size, fit_from_angstrom, curves.resolution())
+    try:
+        return fit_guinier(amplitude_s, box, pixel_size, fit_from_angstrom, curves.resolution())
+    except PosterionError:
+        return None
 
 
 def _half_map_warnings(half1: Real, half2: Real) -> tuple[str, ...]:
@@ -356,6 +366,5 @@ def write_postprocessed(result: Postprocessed, folder: str | Path) -> dict[str, 
     write_fsc(result.curves, folder / "fsc.tsv")
     for name, volume in maps.items():
         write_map(folder / name, volume, result.curves.pixel_size_angstrom)
-    with replaced_file(folder / "postprocess.json") as stream:
-        stream.write((json.dumps(result.summary(), indent=1) + "\n").encode())
+    write_text(folder / "postprocess.json", json.dumps(result.summary(), indent=1) + "\n")
     return {name: folder / name for name in (*maps, "fsc.tsv", "postprocess.json")}

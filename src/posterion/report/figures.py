@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpecFromSubplotSpec
 from numpy.typing import NDArray
 
-from posterion.data.files import replaced_file
+from posterion.data.atomic import replacing
 from posterion.mapping.fsc import GOLD_STANDARD, FscCurves
 from posterion.mapping.postprocess import Guinier
 from posterion.report.sphere import count_directions, draw_peak, draw_sphere
@@ -47,8 +47,8 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure as the suffix of the path says; the file holds no date and no version."""
     suffix = Path(path).suffix.lstrip(".") or "png"
     metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(suffix)
-    with replaced_file(path) as stream:
-        figure.savefig(stream, format=suffix, dpi=_DOTS_PER_INCH, metadata=metadata)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=suffix, dpi=_DOTS_PER_INCH, metadata=metadata)
 
 
 def draw_fsc(axes: Axes, curves: FscCurves, threshold: float = GOLD_STANDARD) -> None:
