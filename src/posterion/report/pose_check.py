@@ -207,9 +207,7 @@ def _noise(written: PoseTrial, shuffled: PoseTrial, n: int) -> tuple[Level, str]
 def _structure(written: PoseTrial, n: int) -> tuple[Level, str]:
     finest = written.resolution_angstrom
     limit = " or better" if written.is_limited_by_box else ""
-    text = (
-        f"{n} images back-project to a structure: halves agree to {finest:.1f} A{limit}; hand unknown"
-    )
+    text = f"{n} images back-project to a structure: halves agree to {finest:.1f} A{limit}; hand unknown"
     if written.skewness < 0:
         return "problem", (
             f"inverted: {text}, but it is dark; multiply the images by -1, "
