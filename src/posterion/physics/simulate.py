@@ -14,7 +14,7 @@ import mrcfile
 import numpy as np
 from numpy.typing import NDArray
 
-from posterion.data.files import replaced_file
+from posterion.data.atomic import replacing
 from posterion.data.mrc import write_map
 from posterion.data.particles import OpticsGroup, Particles, Poses
 from posterion.errors import PosterionError
@@ -182,9 +182,8 @@ def simulate(
     volumes = [FourierVolume.from_map(values) for values in maps]
     scale = _scale_to_unit_noise(volumes, particles, class_i, options.snr)
 
-    _make_folder(folder)
     stack_path = folder / _STACK_NAME
-    with replaced_file(stack_path) as stream:
+    with replacing(stack_path) as temporary, temporary.open("wb") as stream:
         stream.write(_stack_header(particles, options.dtype))
         for block in _noisy_blocks(volumes, particles, class_i, scale, options):
             stream.write(block.astype(np.dtype(options.dtype).newbyteorder("<")).tobytes())
@@ -391,16 +390,9 @@ def _stack_header(particles: Particles, dtype: str) -> bytes:
     header["cella"], header["cellb"] = (edge, edge, optics.pixel_size_angstrom), (90, 90, 90)
     header["mapc"], header["mapr"], header["maps"] = 1, 2, 3
     header["dmin"], header["dmax"], header["dmean"], header["rms"] = 0, -1, -2, -1
-    header["map"], header["nversion"] = mrcfile.constants.MAP_ID, mrcfile.constants.MRC_FORMAT_VERSION
+    header["map"], header["nversion"] = mrcfile.constants.MAP_ID, 20141
     header["machst"] = mrcfile.utils.machine_stamp_from_byte_order("<")
     return header.tobytes()
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PosterionError(f"{folder} cannot be made ({error.strerror}); choose another folder") from error
 
 
 def _check(maps: Sequence[NDArray[np.floating]], folder: Path, options: SimulationOptions) -> None:
