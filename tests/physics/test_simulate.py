@@ -1,5 +1,6 @@
 """Simulated sets against RELION's frozen projections, and their statistics, files and determinism."""
 
+import errno
 import hashlib
 from dataclasses import replace
 from pathlib import Path
@@ -206,3 +207,12 @@ def test_noise_spectrum_from_text(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(PosterionError, match=r"noise\.txt"):
             NoiseSpectrum.read(path)
+
+
+def test_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
+    def fill_disk(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(PosterionError, match=r"particles\.mrcs: cannot be written .*No space left"):
+        simulate([MAP], 5.5, tmp_path, SMALL, observer=fill_disk)
+    assert list(tmp_path.iterdir()) == []
