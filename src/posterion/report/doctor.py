@@ -21,6 +21,7 @@ from posterion.report.table_checks import (
     check_optics,
     check_pose_columns,
     has_poses,
+    optics_in_use,
 )
 
 __all__ = ["doctor"]
@@ -80,7 +81,7 @@ def _check_images(
 def _check_poses(
     particles: Particles, usable: Rows, point_group: str, progress: type[NullProgress]
 ) -> list[Finding]:
-    scales = {(group.box_px, group.pixel_size_angstrom) for group in particles.optics}
+    scales = {(group.box_px, group.pixel_size_angstrom) for group in optics_in_use(particles)}
     if len(scales) > 1:
         return [Finding("structure", "note", "not back-projected: optics groups differ in box or pixel size")]
     return check_poses(particles, _spread_evenly(usable, _BACK_PROJECTED), point_group, progress)
@@ -95,11 +96,10 @@ def _spread_evenly(rows: Rows, at_most: int | None) -> Rows:
 
 def _facts(particles: Particles) -> tuple[tuple[str, str], ...]:
     """Say what the set is, for the head of the report."""
-    optics = particles.optics
     groups = [
         f"{group.name}: box {group.box_px} px of {group.pixel_size_angstrom:g} A, {group.voltage_kv:g} kV, "
         f"Cs {group.spherical_aberration_mm:g} mm, amplitude contrast {group.amplitude_contrast:g}"
-        for group in optics
+        for group in optics_in_use(particles)
     ]
     return (
         ("optics", listed(groups, at_most=4)),

@@ -127,9 +127,9 @@ def _upside_down(sample: _Sample) -> _Sample:
 
 
 def _shuffled(sample: _Sample) -> _Sample:
-    """Hand the poses to other images: what is left of the agreement needs no poses."""
+    """Hand the rotations to other images: what is left of the agreement needs none."""
     order = np.random.default_rng(0).permutation(len(sample.matrices))
-    return replace(sample, matrices=sample.matrices[order], shifts_px=sample.shifts_px[order])
+    return replace(sample, matrices=sample.matrices[order])
 
 
 _SHIFT_READINGS: dict[str, Callable[[_Sample], _Sample]] = {

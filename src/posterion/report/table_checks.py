@@ -5,10 +5,19 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from posterion.data.particles import Particles, Poses
+from posterion.data.particles import OpticsGroup, Particles, Poses
+from posterion.data.table import Table
 from posterion.report.findings import Finding, Level, listed
 
-__all__ = ["check_ctf", "check_duplicates", "check_halves", "check_optics", "check_pose_columns", "has_poses"]
+__all__ = [
+    "check_ctf",
+    "check_duplicates",
+    "check_halves",
+    "check_optics",
+    "check_pose_columns",
+    "has_poses",
+    "optics_in_use",
+]
 
 Mask = NDArray[np.bool_]
 
@@ -28,10 +37,15 @@ def particle_finding(check: str, level: Level, message: str, offends_i: Mask) ->
     return Finding(check, level, message, tuple(int(row) + 1 for row in rows[:_LISTED]), len(rows))
 
 
+def optics_in_use(particles: Particles) -> list[OpticsGroup]:
+    """Optics groups that have particles."""
+    return [particles.optics[index] for index in np.unique(particles.optics_index_i)]
+
+
 def check_optics(particles: Particles) -> list[Finding]:
     """Look for impossible constants of the microscope, and for groups that do not go together."""
     findings: list[Finding] = []
-    for group in particles.optics:
+    for group in optics_in_use(particles):
         name = f"optics group '{group.name}'"
         if not _VOLTAGES[0] <= group.voltage_kv <= _VOLTAGES[1]:
             unit = (
@@ -63,8 +77,9 @@ def _optics(message: str) -> Finding:
 
 
 def _check_groups_agree(particles: Particles) -> list[Finding]:
-    boxes = sorted({group.box_px for group in particles.optics})
-    pixels = sorted({round(group.pixel_size_angstrom, 4) for group in particles.optics})
+    groups = optics_in_use(particles)
+    boxes = sorted({group.box_px for group in groups})
+    pixels = sorted({round(group.pixel_size_angstrom, 4) for group in groups})
     findings = []
     if len(boxes) > 1:
         text = f"optics groups have boxes of {listed([str(box) for box in boxes])} pixels; one is needed"
@@ -155,11 +170,7 @@ def _duplicates(particles: Particles, repeated: Mask, what: str) -> Finding | No
 
 def _places(particles: Particles) -> NDArray[np.int64] | None:
     """Micrograph and rounded coordinates of each particle, (n, 3), or None where the file has none."""
-    if (
-        particles.table is None
-        or not len(particles.micrograph_names)
-        or np.any(particles.micrograph_index_i < 0)
-    ):
+    if not particles.micrograph_names or np.any(particles.micrograph_index_i < 0):
         return None
     columns = [_column(particles, f"rlnCoordinate{axis}") for axis in "XY"]
     if any(column is None or not np.isfinite(column).all() for column in columns):
@@ -169,7 +180,7 @@ def _places(particles: Particles) -> NDArray[np.int64] | None:
 
 
 def _column(particles: Particles, name: str) -> NDArray[np.float64] | None:
-    if particles.table is None or name not in particles.table.columns:
+    if not isinstance(particles.table, Table) or name not in particles.table.columns:
         return None
     return particles.table.floats(name)
 
