@@ -14,7 +14,7 @@ __all__ = ["replacing", "write_text"]
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a temporary path to write to; it becomes ``path`` when the block succeeds, else is removed.
 
-    The temporary name keeps the suffix, because writers choose their format by it. Folders on the way are made.
+    The temporary name keeps the suffix, as writers choose their format by it. Folders on the way are made.
     The rename comes after everything is on disk, so an older ``path`` survives any failure.
 
     Raises

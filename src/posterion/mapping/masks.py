@@ -78,7 +78,7 @@ def automatic_threshold(low_passed: Real) -> float:
 
     The solvent is the bulk of the box, so its level is the median and its spread comes from the voxels
     below the median, where the particle has no part. The threshold is five such spreads above the level,
-    but at least 8 % and at most 30 % of the way to the particle's plateau (99.9th percentile): noise must
+    but at least 8 % and at most 40 % of the way to the particle's plateau (99.9th percentile): noise must
     not enter, and density must not be lost where the noise is strong or the solvent was flattened to
     nothing.
 
@@ -99,7 +99,7 @@ def automatic_threshold(low_passed: Real) -> float:
     height = plateau - level
     if not height > 0:
         raise PosterionError("the map holds no density above its background; a mask cannot be made from it")
-    return level + min(max(5 * (level - below), 0.08 * height), 0.30 * height)
+    return level + min(max(5 * (level - below), 0.08 * height), 0.40 * height)
 
 
 def automatic_mask(

@@ -231,7 +231,7 @@ def postprocess(
         if fit is None:
             warnings += (
                 f"no B-factor can be fitted between {fit_from_angstrom:g} A and the resolution, "
-                f"{resolution:.1f} A: the map was not sharpened; give a B-factor or widen the range of the fit",
+                f"{resolution:.1f} A: the map was not sharpened; give one or widen the range of the fit",
             )
     sharp = sharpen(average, weight_s, bfactor_angstrom2, pixel_size_angstrom, workers)
     sharp = low_pass(sharp, resolution, pixel_size_angstrom, workers)
