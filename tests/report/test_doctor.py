@@ -66,7 +66,7 @@ class TestFiles:
         finding = found(diagnosis, "image numbers")
         assert (finding.level, finding.count) == ("problem", 40)
         assert finding.particles[0] == 201
-        assert "first image 201" in finding.message
+        assert "the first is image 201" in finding.message
         assert found(diagnosis, "pixels").level == "fine", "the others are still looked at"
 
     def test_header_pixel_size(self, particle_set, tmp_path: Path) -> None:

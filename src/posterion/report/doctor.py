@@ -55,8 +55,9 @@ def doctor(
         When the particle file itself cannot be read or the point group is unknown.
     """
     point_group_operators(point_group)
-    source = str(particles) if not isinstance(particles, Particles) else "particles"
     examined = particles if isinstance(particles, Particles) else Particles.read(particles)
+    table = examined.table
+    source = str(table.path) if table is not None and table.path else "particles in memory"
     findings, is_readable = check_stacks(examined, progress)
     for check in (check_optics, check_ctf, check_duplicates, check_halves, check_pose_columns):
         findings += check(examined)

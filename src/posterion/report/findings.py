@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-__all__ = ["Diagnosis", "Finding", "Level", "listed"]
+__all__ = ["Diagnosis", "Finding", "Level", "counted", "listed"]
 
 Level = Literal["fine", "note", "warning", "problem"]
 
@@ -76,7 +76,7 @@ class Diagnosis:
     def to_text(self) -> str:
         """Return the diagnosis as lines for a person to read, the verdict last."""
         width = max((len(name) for name, _ in self.facts), default=0)
-        lines = [f"{self.source}: {self.n_particles} particles"]
+        lines = [f"{self.source}: {counted(self.n_particles, 'particle')}"]
         lines += [f"  {name:<{width}}  {value}" for name, value in self.facts]
         lines += [f"{_MARKS[finding.level]} {finding.check}: {finding.message}" for finding in self.findings]
         return "\n".join([*lines, self.verdict])
@@ -87,14 +87,15 @@ class Diagnosis:
         problems = sum(finding.level == "problem" for finding in self.findings)
         warnings = sum(finding.level == "warning" for finding in self.findings)
         if problems:
-            return f"This set is not sound: {_counted(problems, 'problem')}, {_counted(warnings, 'warning')}."
+            return f"This set is not sound: {counted(problems, 'problem')}, {counted(warnings, 'warning')}."
         if warnings:
-            return f"No problem found, {_counted(warnings, 'warning')} to look at."
+            return f"No problem found, {counted(warnings, 'warning')} to look at."
         return "This set looks sound."
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def counted(count: int, noun: str) -> str:
+    """Say a number of things: ``1 particle``, ``2,000 particles``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def listed(names: list[str], at_most: int = 3) -> str:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterion.data.particles import Particles
-from posterion.report.findings import Finding
+from posterion.report.findings import Finding, counted
 from posterion.report.progress import NullProgress
-from posterion.report.table_checks import particle_finding
+from posterion.report.table_checks import about_particles
 
 __all__ = ["ImageStatistics", "check_contrast", "check_pixels", "image_statistics"]
 
@@ -122,15 +122,17 @@ def check_pixels(particles: Particles, statistics: ImageStatistics) -> list[Find
     broken, constant = np.zeros((2, len(particles)), np.bool_)
     broken[statistics.index_i] = ~statistics.is_finite_i
     constant[statistics.index_i] = statistics.is_finite_i & (statistics.spread_i == 0)
-    read = f"of {len(statistics.index_i)} images read"
-    findings = []
-    if broken.any():
-        text = f"{int(broken.sum())} {read} have pixels that are not finite numbers: remove them from the set"
-        findings.append(particle_finding("pixels", "problem", text, broken))
-    if constant.any():
-        text = f"{int(constant.sum())} {read} are constant, nothing is in them: remove them from the set"
-        findings.append(particle_finding("pixels", "problem", text, constant))
-    return findings or [Finding("pixels", "fine", f"all {read[3:]} are finite and not constant")]
+    n = len(statistics.index_i)
+    removed = f"of {n:,} read: remove them from the set"
+    findings = about_particles(
+        "pixels", "problem", broken, f"with pixels that are not finite, {removed}", "image"
+    )
+    findings += about_particles(
+        "pixels", "problem", constant, f"constant, with nothing in them, {removed}", "image"
+    )
+    return findings or [
+        Finding("pixels", "fine", f"all {counted(n, 'image')} read are finite and not constant")
+    ]
 
 
 def check_contrast(statistics: ImageStatistics) -> list[Finding]:

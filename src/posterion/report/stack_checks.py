@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 from numpy.typing import NDArray
 
 from posterion.data.mrc import StackHeader, read_stack_header
 from posterion.data.particles import Particles
 from posterion.errors import PosterionError
-from posterion.report.findings import Finding, listed
+from posterion.report.findings import Finding, counted, listed
 from posterion.report.progress import NullProgress
-from posterion.report.table_checks import particle_finding
+from posterion.report.table_checks import about_particles
 
 __all__ = ["check_stacks"]
 
 Mask = NDArray[np.bool_]
 
 _PIXEL_TOLERANCE = 0.01
+_MISSING = "is missing"
 
 
 @dataclass(frozen=True)
@@ -46,21 +49,20 @@ def check_stacks(
         for path in particles.stack_paths:
             stacks.append(_examined(path))
             bar.advance()
-    found = _unreadable_stacks(particles, stacks), *_unusable_images(particles, stacks)
-    readable = np.ones(len(particles), np.bool_)
-    findings = []
-    for finding, offends_i in (item for item in found if item is not None):
-        findings.append(finding)
+    findings, readable = [], np.ones(len(particles), np.bool_)
+    for check in (_unreadable_stacks, _images_out_of_range, _other_boxes):
+        found, offends_i = check(particles, stacks)
+        findings += found
         readable &= ~offends_i
     findings += _check_header_pixel_sizes(particles, stacks)
-    text = f"{len(stacks)} on disk, complete, every image number in range"
+    text = f"{counted(len(stacks), 'stack')} on disk, complete, every image number in range"
     return findings or [Finding("stacks", "fine", text)], readable
 
 
 def _examined(path: Path) -> _Stack:
     """Read a header and compare it with the file's length."""
     if not path.exists():
-        return _Stack(path, None, "is missing")
+        return _Stack(path, None, _MISSING)
     try:
         header = read_stack_header(path)
     except PosterionError as error:
@@ -72,60 +74,69 @@ def _examined(path: Path) -> _Stack:
     return _Stack(path, header, "")
 
 
-def _unreadable_stacks(particles: Particles, stacks: list[_Stack]) -> tuple[Finding, Mask] | None:
+def _unreadable_stacks(particles: Particles, stacks: list[_Stack]) -> tuple[list[Finding], Mask]:
     bad = [stack for stack in stacks if stack.header is None]
-    if not bad:
-        return None
     offends_i = np.array([stack.header is None for stack in stacks])[particles.stack_index_i]
     text = (
-        f"{len(bad)} of {len(stacks)} stacks, with {int(offends_i.sum())} particles, cannot be read: "
+        f"in {len(bad)} of {counted(len(stacks), 'stack')} that cannot be read: "
         f"{listed([f'{stack.path} {stack.complaint}' for stack in bad])}"
     )
-    if any(stack.complaint == "is missing" for stack in bad):
-        text += "; paths count from the file's own folder or one above it: link the stacks or mend the paths"
-    return particle_finding("stacks", "problem", text, offends_i), offends_i
+    if any(stack.complaint == _MISSING for stack in bad):
+        text += f"; paths count from the file's own folder or one above it{_stacks_nearby(particles)}"
+    return about_particles("stacks", "problem", offends_i, text), offends_i
 
 
-def _unusable_images(particles: Particles, stacks: list[_Stack]) -> list[tuple[Finding, Mask]]:
-    """Find image numbers beyond the stacks' ends and images of another box than the optics group's."""
-    known = [stack.header is not None for stack in stacks]
-    count = np.array([stack.header.n_images if stack.header else 0 for stack in stacks])
+def _stacks_nearby(particles: Particles) -> str:
+    """Name the stacks beside the particle file: one of them may be the missing one, renamed."""
+    path = particles.table.path if particles.table is not None else None
+    names = sorted(found.name for found in path.parent.glob("*.mrcs")) if path is not None else []
+    return f"; beside the file lie {listed(names)}" if names else ""
+
+
+def _images_out_of_range(particles: Particles, stacks: list[_Stack]) -> tuple[list[Finding], Mask]:
+    count = np.array([stack.header.n_images if stack.header else np.iinfo(np.int64).max for stack in stacks])
+    number, stack_i = particles.image_index_i, particles.stack_index_i
+    offends_i = (number < 0) | (number >= count[stack_i])
+    first = int(np.argmax(offends_i))
+    text = (
+        f"out of range, the first is image {number[first] + 1} of {particles.stack_paths[stack_i[first]]}, "
+        f"which has {count[stack_i[first]]}"
+    )
+    return about_particles("image numbers", "problem", offends_i, text, "image number"), offends_i
+
+
+def _other_boxes(particles: Particles, stacks: list[_Stack]) -> tuple[list[Finding], Mask]:
+    box_i = np.array([group.box_px for group in particles.optics])[particles.optics_index_i]
     shape = np.array([(stack.header.ny, stack.header.nx) if stack.header else (0, 0) for stack in stacks])
-    box = np.array([group.box_px for group in particles.optics])[particles.optics_index_i]
-    known_i = np.array(known)[particles.stack_index_i]
-    number = particles.image_index_i
-    beyond = known_i & ((number < 0) | (number >= count[particles.stack_index_i]))
-    differs = known_i & (shape[particles.stack_index_i] != box[:, None]).any(1)
-    found = []
-    if beyond.any():
-        first = int(np.flatnonzero(beyond)[0])
-        stack = int(particles.stack_index_i[first])
-        text = (
-            f"{int(beyond.sum())} image numbers are out of range, first image {int(number[first]) + 1} of "
-            f"{particles.stack_paths[stack]}, which has {count[stack]}"
-        )
-        found.append((particle_finding("image numbers", "problem", text, beyond), beyond))
-    if differs.any():
-        first = int(np.flatnonzero(differs)[0])
-        ny, nx = shape[particles.stack_index_i[first]]
-        text = (
-            f"{int(differs.sum())} images are {nx} x {ny} pixels, not {box[first]} as their optics group says"
-        )
-        found.append((particle_finding("box", "problem", text, differs), differs))
-    return found
+    shape_i = shape[particles.stack_index_i]
+    offends_i = (shape_i > 0).all(axis=1) & (shape_i != box_i[:, None]).any(axis=1)
+    first = int(np.argmax(offends_i))
+    text = f"of {shape_i[first, 1]} x {shape_i[first, 0]} pixels, where the optics group says {box_i[first]}"
+    return about_particles("box", "problem", offends_i, text, "image"), offends_i
 
 
 def _check_header_pixel_sizes(particles: Particles, stacks: list[_Stack]) -> list[Finding]:
     """Compare headers' pixel sizes with the optics groups'; the particle file wins, so this is a warning."""
-    pixel = np.array([group.pixel_size_angstrom for group in particles.optics])[particles.optics_index_i]
-    header = np.array([stack.header.pixel_size_angstrom if stack.header else 0.0 for stack in stacks])
-    header_i = header[particles.stack_index_i]
-    differs = (header_i > 0) & (np.abs(header_i - pixel) > _PIXEL_TOLERANCE * pixel)
-    if not differs.any():
-        return []
-    first = int(np.flatnonzero(differs)[0])
+    pixel_i = np.array([group.pixel_size_angstrom for group in particles.optics])[particles.optics_index_i]
+    claimed = np.array([_claimed_pixel_size(stack) for stack in stacks]).reshape(-1, 2)
+    claimed_i = claimed[particles.stack_index_i]
+    off = np.abs(claimed_i - pixel_i[:, None]) > _PIXEL_TOLERANCE * pixel_i[:, None]
+    offends_i = off.any(axis=1) & (claimed_i > 0).all(axis=1)
+    first = int(np.argmax(offends_i))
     text = (
-        f"stack headers say {header_i[first]:g} A per pixel where the particle file says {pixel[first]:g}; "
-        "the particle file is believed: make sure that it is right"
+        f"whose stack's header claims {claimed_i[first, 0]:g} x {claimed_i[first, 1]:g} A per pixel, where "
+        f"{pixel_i[first]:g} is used: make sure that it is the right one"
     )
-    return [particle_finding("pixel size", "warning", text, differs)]
+    return about_particles("pixel size", "warning", offends_i, text)
+
+
+def _claimed_pixel_size(stack: _Stack) -> tuple[float, float]:
+    """Pixel along x and y as the header has it, sensible or not, Angstrom; 0 where it has none."""
+    if stack.header is None:
+        return 0.0, 0.0
+    if stack.header.pixel_size_angstrom:
+        return stack.header.pixel_size_angstrom, stack.header.pixel_size_angstrom
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        with mrcfile.open(stack.path, permissive=True, header_only=True) as mrc:
+            return float(mrc.voxel_size.x), float(mrc.voxel_size.y)
