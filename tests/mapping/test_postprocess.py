@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from posterion.data.mrc import read_map
 from posterion.errors import PosterionError
 from posterion.mapping.fsc import FscCurves, read_fsc
-from posterion.mapping.masks import soft_sphere
+from posterion.mapping.masks import low_pass, soft_sphere
 from posterion.mapping.postprocess import (
     fit_guinier,
     fsc_warnings,
@@ -140,12 +140,14 @@ def test_good_halves_need_no_words(halves: tuple[Real, Real, Real]) -> None:
     assert postprocess(half1, half2, MADE["PIXEL_SIZE"], mask).warnings == ()
 
 
-def test_identical_and_masked_halves_are_found() -> None:
+def test_identical_masked_and_filtered_halves_are_found() -> None:
     blob = soft_sphere(32, 8, 4)
     a, b = 3 * blob + noise(32, 0), 3 * blob + noise(32, 1)
     assert any("identical" in w for w in postprocess(a, a, 2.0).warnings)
     assert any("nearly identical" in w for w in postprocess(a, a + 1e-3 * b, 2.0).warnings)
     assert any("masked already" in w for w in postprocess(a * blob, b * blob, 2.0).warnings)
+    filtered = [low_pass(half, 8.0, 2.0) for half in (a, b)]
+    assert any("nothing beyond 7.1 A" in w for w in postprocess(*filtered, 2.0).warnings)
 
 
 def test_a_tight_hard_mask_is_found() -> None:

@@ -221,7 +221,7 @@ def postprocess(
         warnings = check_mask(mask, len(half1), "mask", average, pixel_size_angstrom)
     curves = fsc_curves(half1, half2, pixel_size_angstrom, mask, seed=seed, workers=workers)
     resolution = curves.resolution()
-    warnings += _half_map_warnings(half1, half2) + fsc_warnings(curves)
+    warnings += _half_map_warnings(half1, half2, pixel_size_angstrom) + fsc_warnings(curves)
     weight_s = fsc_weight(curves.best_s)
     inside = average if mask is None else average * mask
     guinier, whole = (_weighted_guinier(v, weight_s, curves, fit_from_angstrom) for v in (inside, average))
@@ -250,8 +250,8 @@ def _weighted_guinier(
         return None
 
 
-def _half_map_warnings(half1: Real, half2: Real) -> tuple[str, ...]:
-    """Say whether the halves are one map, or have been masked already."""
+def _half_map_warnings(half1: Real, half2: Real, pixel_size_angstrom: float) -> tuple[str, ...]:
+    """Say whether the halves are one map, or have been masked or filtered already."""
     if np.array_equal(half1, half2):
         return ("the two half maps are identical: give the maps of two independent halves of the particles",)
     zero = min(float(np.mean(half == 0)) for half in (half1, half2))
@@ -260,7 +260,21 @@ def _half_map_warnings(half1: Real, half2: Real) -> tuple[str, ...]:
             f"{100 * zero:.0f} % of the voxels of the half maps are exactly 0: they look masked already, so "
             "no curve here is free of a mask; give the unfiltered, unmasked halves",
         )
+    filtered = _filtered_at(half1, pixel_size_angstrom)
+    if filtered > 0:
+        return (
+            f"the half maps hold nothing beyond {filtered:.1f} A: they look low-pass filtered, and a mask "
+            "makes them correlate beyond the filter; give the unfiltered halves",
+        )
     return ()
+
+
+def _filtered_at(half: Real, pixel_size_angstrom: float) -> float:
+    """Resolution beyond which a map has no power but rounding errors, Angstrom; 0 where there is none."""
+    n = len(half)
+    power_s = shell_mean(np.abs(fourier_transform_3d(half)) ** 2, n)[1 : n // 2 - 1]
+    empty = np.flatnonzero(power_s < 1e-10 * power_s.max())
+    return n * pixel_size_angstrom / (int(empty[0]) + 1) if len(empty) else 0.0
 
 
 def fsc_warnings(curves: FscCurves) -> tuple[str, ...]:
