@@ -196,12 +196,12 @@ def _other_reading(written: PoseTrial, shuffled: PoseTrial, best: PoseTrial) -> 
 
 def _noise(written: PoseTrial, shuffled: PoseTrial, n: int) -> tuple[Level, str]:
     text = (
-        f"noise: the halves of {n} images agree no better with the file's poses (FSC {written.score:.2f}) "
-        f"than with shuffled ones ({shuffled.score:.2f})"
+        f"the halves of {n} images agree no better with the file's poses ({written.score:.2f}) than with "
+        f"shuffled rotations ({shuffled.score:.2f})"
     )
     if n < _MANY:
-        return "note", f"{text}; so few images may not suffice to tell"
-    return "problem", f"{text}; the poses do not belong to these images, or are in a convention not tried"
+        return "note", f"cannot tell: {text}, but these are few images"
+    return "problem", f"noise: {text}; the poses are not those of these images, or in a convention not tried"
 
 
 def _structure(written: PoseTrial, n: int) -> tuple[Level, str]:

@@ -118,7 +118,8 @@ def check_ctf(particles: Particles) -> list[Finding]:
 
 
 def _is_known(*columns: Float) -> Mask:
-    return np.all([np.isfinite(column) for column in columns], axis=0)
+    known: Mask = np.asarray(np.all([np.isfinite(column) for column in columns], axis=0))
+    return known
 
 
 def _guess(defocus_i: Float) -> str:
