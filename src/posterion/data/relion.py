@@ -112,7 +112,7 @@ def _with_stack(particles: Particles, stack: Path | None) -> Particles:
     if len(particles.stack_names) > 1:
         source = particles.table.path if particles.table else None
         raise PosterionError(
-            f"{source} names {len(particles.stack_names)} stacks; one given stack ({stack}) cannot replace them."
+            f"{source} names {len(particles.stack_names)} stacks; {stack} alone cannot stand for them."
         )
     return replace(particles, stack_paths=(stack.absolute(),), stack_names=(str(stack),))
 

@@ -25,7 +25,10 @@ __all__ = ["read_star", "write_star"]
 _PIECE_BYTES = 1 << 24
 _WRITE_ROWS = 1 << 16
 # What RELION writes and CIF forbids: bytes beyond ASCII, and values that look like keywords (data_001.mrc).
-_FOREIGN = re.compile(rb"[\x80-\xff]|(?<=\S[ \t])(?:\$|(?:data|loop|save|stop|global)(?=_))", re.IGNORECASE)
+_FOREIGN = re.compile(
+    rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\xff]|(?<=\S[ \t])(?:\$|(?:data|loop|save|stop|global)(?=_))",
+    re.IGNORECASE,
+)
 _MASKED = re.compile(r"~x([0-9a-f]+)~")
 
 
@@ -136,6 +139,8 @@ class _Reader:
         self.wanted_bytes = _PIECE_BYTES
         self._text = b""
         self._lines_done = 0
+        self._block: str | None = None
+        self._in_loop = False
 
     def feed(self, piece: bytes) -> None:
         """Take the next bytes of the file, parse up to the last line break where that is possible."""
@@ -172,18 +177,20 @@ class _Reader:
                     self._take_loop(block, item.loop, continued)
                 elif item.pair is not None:
                     self._take_pair(block.name, *item.pair)
-                continued = False
+                self._in_loop, continued = item.loop is not None, False
+        if len(document):
+            self._in_loop = self._in_loop and len(list(document[-1])) > 0
+            self._block = document[-1].name.strip()
 
     def _head(self, text: bytes) -> tuple[bytes, bool]:
         """Lines that put gemmi back where the last piece ended, and whether that is inside a loop."""
-        if not self.builders:
+        if self._block is None:
             return b"", False
-        last = self.builders[-1]
-        head = b"data_%s\n" % os.fsencode(last.name)
+        head = b"data_%s\n" % os.fsencode(self._block)
         words = next(filter(None, map(tokens, text.splitlines())), [b""])
-        if not last.is_loop or (last.rows and words[0].startswith(b"_")):
+        if not self._in_loop or (self.builders[-1].rows and words[0].startswith(b"_")):
             return head, False
-        return head + b"loop_\n" + b"".join(tag.encode() + b"\n" for tag in last.columns), True
+        return head + b"loop_\n" + b"".join(tag.encode() + b"\n" for tag in self.builders[-1].columns), True
 
     def _take_loop(self, block: gemmi.cif.Block, loop: gemmi.cif.Loop, continued: bool) -> None:
         if not continued:
@@ -198,7 +205,7 @@ class _Reader:
 
     def _complaint(self, error: str) -> PosterionError:
         """Say in words, with the line, what gemmi did not like."""
-        found = re.match(r"string:(\d+)\S*:? ?(.*)", error)
+        found = re.match(r"\w+:(\d+)\S*:? ?(.*)", error)
         line, what = (int(found[1]), found[2]) if found else (0, error)
         if "Wrong number of values" in what:
             return self._ragged_row()
