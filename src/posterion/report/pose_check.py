@@ -253,7 +253,8 @@ def _sample(
     with progress("transforming images", len(chosen), "images") as bar:
         for index, images in chosen.batches(_BATCH):
             level, spread = images.mean((1, 2), keepdims=True), images.std((1, 2), keepdims=True)
-            image_ip[index] = pixels.take(fourier_transform_2d((images - level) / np.maximum(spread, 1e-30)))
+            normalised = ((images - level) / np.maximum(spread, 1e-30)).astype(np.float32)
+            image_ip[index] = pixels.take(fourier_transform_2d(normalised))
             bar.advance(len(index))
     return _Sample(
         pixels=pixels,
