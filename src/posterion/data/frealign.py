@@ -154,7 +154,7 @@ def write_frealign(path: str | Path, particles: Particles) -> None:
     if len(np.unique(particles.stack_index_i)) > 1:
         raise PosterionError(
             f"{path}: a .par file describes one stack, the particles lie in "
-            f"{len(np.unique(particles.stack_index_i))}; give --stack to write them into one."
+            f"{len(np.unique(particles.stack_index_i))}; give --new-stack to write them into one."
         )
     is_par = isinstance(particles.table, Table) and _NUMBER in particles.table.columns
     source = particles.table if is_par and isinstance(particles.table, Table) else None

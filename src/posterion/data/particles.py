@@ -257,7 +257,7 @@ class Particles:
         parts = [order[start : start + size] for start in range(0, len(order), size)]
         with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
             ahead = [reader.submit(self.images, part) for part in parts[:1]]
-            for part, following in zip(parts, [*parts[1:], None], strict=True):
+            for part, following in zip(parts, [*parts[1:], None], strict=False):
                 images = ahead.pop().result()
                 if following is not None:
                     ahead.append(reader.submit(self.images, following))
