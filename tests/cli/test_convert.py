@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 from typer.testing import CliRunner
 
 from posterion.cli import app
@@ -34,7 +33,7 @@ def test_passthrough(tmp_path: Path) -> None:
     assert len(Particles.read(tmp_path / "new.star")) == 6
 
 
-def test_mistake_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistake_is_one_sentence(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["convert", str(tmp_path / "no.star"), str(tmp_path / "new.cs")])
     assert isinstance(result.exception, PosterionError)
     assert "no.star cannot be read: No such file" in str(result.exception)

@@ -1,4 +1,6 @@
 import logging
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from posterion.data.mrc import write_stack
+from posterion.data.convert import convert
+from posterion.data.cryosparc import write_cryosparc
+from posterion.data.mrc import read_map, write_stack
 from posterion.data.particles import OpticsGroup, Particles, Poses, Supplement
 from posterion.data.relion import parse_image_names, read_relion, star_tables
 from posterion.data.star import read_star, write_star
@@ -252,3 +256,21 @@ def test_real_particle_sets(shared_data: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(again.defocus_u_angstrom_i, particles.defocus_u_angstrom_i)
         assert again.optics == particles.optics
     assert particles.images(range(3)).shape == (3, 192, 192)
+
+
+@pytest.mark.skipif(shutil.which("relion_reconstruct") is None, reason="RELION is not installed")
+@pytest.mark.parametrize("suffix", [".mrcs", ".mrc"])
+def test_relion_reads_what_we_write(suffix: str, tmp_path: Path) -> None:
+    """A set made in memory and the same by way of .cs, whose stacks are called .mrc."""
+    images = np.random.default_rng(0).normal(size=(6, 8, 8)).astype(np.float32)
+    particles = read_relion(FIXTURES / "relion31.star")[[0, 1, 2]]
+    write_stack(tmp_path / f"s{suffix}", images[:3], 1.35)
+    particles = replace(particles, stack_names=(f"s{suffix}",), stack_paths=(tmp_path / f"s{suffix}",))
+    write_cryosparc(tmp_path / "p.cs", particles)
+    convert(tmp_path / "p.cs", tmp_path / "p.star")
+    command = ["relion_reconstruct", "--i", "p.star", "--o", "map.mrc", "--ctf"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    values, pixel_size = read_map(tmp_path / "map.mrc")
+    assert values.shape == (8, 8, 8)
+    assert pixel_size == 1.35
+    assert values.std() > 0
