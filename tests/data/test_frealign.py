@@ -61,7 +61,12 @@ def test_changes_are_written(tmp_path: Path) -> None:
     ]
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    derandomize=True,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    deadline=None,
+)
 @given(
     rows=st.lists(st.tuples(*[st.floats(-360, 360)] * 3, *[st.floats(-300, 300)] * 2), min_size=1, max_size=5)
 )

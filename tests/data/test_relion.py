@@ -122,7 +122,12 @@ def test_any_column_order(tmp_path: Path) -> None:
     assert [t.name for t in particles.other_tables] == ["general"]
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    derandomize=True,
+    max_examples=30,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    deadline=None,
+)
 @given(
     rows=st.lists(
         st.tuples(*[st.floats(-360, 360)] * 3, *[st.floats(-500, 500)] * 2, st.floats(-1e5, 1e5)),
