@@ -122,6 +122,12 @@ class TestTable:
         assert found(diagnosis, "halves").level == found(diagnosis, "poses").level == "note"
         assert all(finding.check != "structure" for finding in diagnosis.findings)
 
+    def test_poses_of_a_2d_classification_are_not_back_projected(self, particle_set, tmp_path: Path) -> None:
+        particle_set.columns |= {"AngleRot": [0.0] * 240, "AngleTilt": [0.0] * 240}
+        diagnosis = doctor(particle_set.write(tmp_path), n_images=20)
+        assert "2D classification" in found(diagnosis, "poses").message
+        assert all(finding.check != "structure" for finding in diagnosis.findings)
+
     def test_shifts_beyond_the_box(self, particle_set, tmp_path: Path) -> None:
         particle_set.columns["OriginXAngst"][5] = 90.0
         finding = found(doctor(particle_set.write(tmp_path), n_images=20), "poses")

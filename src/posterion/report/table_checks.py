@@ -188,10 +188,9 @@ def check_halves(particles: Particles) -> list[Finding]:
 
 
 def has_poses(particles: Particles) -> bool:
-    """Tell whether the file has poses that say anything: columns that are not all zero."""
-    if particles.poses is None:
-        return False
-    return any(np.any(column) for column in _pose_columns(particles.poses))
+    """Tell whether the file has directions: rot or tilt columns that are not all zero."""
+    poses = particles.poses
+    return poses is not None and bool(np.any(poses.rot_deg_i) or np.any(poses.tilt_deg_i))
 
 
 def _pose_columns(poses: Poses) -> tuple[Float, ...]:
@@ -204,11 +203,16 @@ def check_pose_columns(particles: Particles) -> list[Finding]:
     if particles.poses is None:
         return [Finding("poses", "note", "no poses in the file; refine finds them")]
     if not has_poses(particles):
-        return [Finding("poses", "note", "pose columns are there and all zero: taken as unknown")]
+        in_plane = any(np.any(column) for column in _pose_columns(particles.poses))
+        what = "in-plane only, as from 2D classification" if in_plane else "there but all zero"
+        return [
+            Finding("poses", "note", f"rot and tilt are 0 everywhere, poses are {what}: taken as unknown")
+        ]
     known = _is_known(*_pose_columns(particles.poses))
     edge = np.array([group.box_px * group.pixel_size_angstrom for group in particles.optics])
     shift = np.hypot(particles.poses.shift_x_angstrom_i, particles.poses.shift_y_angstrom_i)
-    far = known & (shift > edge[particles.optics_index_i] / 4)
+    edge_i = edge[particles.optics_index_i]  # 0 where the box is not known
+    far = known & (edge_i > 0) & (shift > edge_i / 4)
     return about_particles(
         "poses", "problem", ~known, "with an angle or shift that is not a number"
     ) + about_particles(
