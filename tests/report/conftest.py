@@ -1,6 +1,5 @@
 """A small particle set with known poses, made once and written for each test as it needs it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +98,3 @@ def particle_set(_truth: tuple[NDArray[np.float32], dict[str, list[Any]]]) -> Pa
     values = ("og1", 1, 300.0, 2.7, 0.1, PIXEL, BOX, 2)
     optics = dict(zip(OPTICS_COLUMNS, values, strict=True))
     return ParticleSet(images.copy(), {name: list(column) for name, column in columns.items()}, optics)
-
-
-Spoil = Callable[[ParticleSet], None]

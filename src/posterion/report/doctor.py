@@ -98,8 +98,8 @@ def _spread_evenly(rows: Rows, at_most: int | None) -> Rows:
 def _facts(particles: Particles) -> tuple[tuple[str, str], ...]:
     """Say what the set is, for the head of the report."""
     groups = [
-        f"{group.name}: box {group.box_px or 'unknown'}, {group.pixel_size_angstrom:g} A/px, {group.voltage_kv:g} kV, "
-        f"Cs {group.spherical_aberration_mm:g} mm, Q0 {group.amplitude_contrast:g}"
+        f"{group.name}: box {group.box_px or 'unknown'}, {group.pixel_size_angstrom:g} A/px, "
+        f"{group.voltage_kv:g} kV, Cs {group.spherical_aberration_mm:g} mm, Q0 {group.amplitude_contrast:g}"
         for group in optics_in_use(particles)
     ]
     return (
