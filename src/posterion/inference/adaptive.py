@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from posterion.inference.images import ImageBatch
 from posterion.inference.likelihood import cross_and_norm
 from posterion.inference.posterior import Support
-from posterion.inference.search import Candidates, SearchPlan
+from posterion.inference.search import Candidates, SearchPlan, within_margin
 from posterion.physics.fourier import Disc, disc
 from posterion.physics.projection import FourierVolume
 from posterion.physics.sampling import shift_children
@@ -66,7 +66,9 @@ def refine(
         support = _score(batch, row, levels[candidates.level], volume, plan, candidates)
         if candidates.level == len(plan.levels) - 1:
             return support
-        candidates = children_of(_within_margin(candidates, support.log_prob_rt, plan), plan)
+        keep_r, keep_t = within_margin(support.log_prob_rt, plan)
+        survivors = Candidates(candidates.level, candidates.cell[keep_r], candidates.shifts_px[keep_t])
+        candidates = children_of(survivors, plan)
 
 
 def _score(
@@ -83,16 +85,6 @@ def _score(
     log_prob_rt += plan.prior.of_rotations(matrices)[:, None]
     log_prob_rt += plan.prior.of_shifts(batch.shift0_px[row] + candidates.shifts_px, level.shift_step_px)
     return Support(matrices, candidates.shifts_px, log_prob_rt, slices_rp, grid.step_deg)
-
-
-def _within_margin(candidates: Candidates, log_prob_rt: NDArray[np.float32], plan: SearchPlan) -> Candidates:
-    best_r = log_prob_rt.max(axis=1)
-    floor = best_r.max() - plan.margin_nats
-    keep_r = np.flatnonzero(best_r >= floor)
-    if len(keep_r) > plan.max_rotations:
-        keep_r = np.sort(keep_r[np.argsort(-best_r[keep_r], kind="stable")[: plan.max_rotations]])
-    keep_t = np.flatnonzero(log_prob_rt[keep_r].max(axis=0) >= floor)
-    return Candidates(candidates.level, candidates.cell[keep_r], candidates.shifts_px[keep_t])
 
 
 def children_of(candidates: Candidates, plan: SearchPlan) -> Candidates:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from posterion.inference.adaptive import children_of
 from posterion.inference.images import ImageBatch
-from posterion.inference.search import Candidates, SearchPlan
+from posterion.inference.search import Candidates, SearchPlan, within_margin
 from posterion.physics.fourier import Disc, disc
 from posterion.physics.projection import FourierVolume
 from posterion.physics.sampling import shift_lattice
@@ -77,10 +78,7 @@ def dense_candidates(batch: ImageBatch, grid: SharedGrid, plan: SearchPlan) -> l
 def _survivors(
     log_prob_tr: NDArray[np.float32], grid: SharedGrid, shifts_px: NDArray[np.float64], plan: SearchPlan
 ) -> Candidates:
-    best_r = log_prob_tr.max(axis=0)
-    floor = best_r.max() - plan.margin_nats
-    keep_r = np.flatnonzero(best_r >= floor)
-    if len(keep_r) > plan.max_rotations:
-        keep_r = np.sort(keep_r[np.argsort(-best_r[keep_r], kind="stable")[: plan.max_rotations]])
-    keep_t = np.flatnonzero(log_prob_tr[:, keep_r].max(axis=1) >= floor)
-    return Candidates(0, grid.cell[keep_r], shifts_px[keep_t])
+    """What to score next: the survivors' children, or the survivors themselves where there is but one level."""
+    keep_r, keep_t = within_margin(log_prob_tr.T, plan)
+    survivors = Candidates(0, grid.cell[keep_r], shifts_px[keep_t])
+    return survivors if len(plan.levels) == 1 else children_of(survivors, plan)

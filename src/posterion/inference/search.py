@@ -12,7 +12,7 @@ from posterion.inference.likelihood import Score, gaussian_log_prob
 from posterion.inference.priors import PosePrior
 from posterion.physics.sampling import RotationGrid
 
-__all__ = ["Candidates", "Level", "SearchPlan"]
+__all__ = ["Candidates", "Level", "SearchPlan", "within_margin"]
 
 
 @dataclass(frozen=True)
@@ -88,3 +88,26 @@ class Candidates:
     level: int
     cell: NDArray[np.int64]
     shifts_px: NDArray[np.float64]
+
+
+def within_margin(
+    log_prob_rt: NDArray[np.float32], plan: SearchPlan
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rotations and shifts that survive a level: those with a pose within the margin of the best.
+
+    Parameters
+    ----------
+    log_prob_rt : (R, T) float32
+    plan : gives the margin and the largest number of rotations
+
+    Returns
+    -------
+    Positions of the rotations and of the shifts, ascending.
+    """
+    best_r = log_prob_rt.max(axis=1)
+    floor = best_r.max() - plan.margin_nats
+    keep_r = np.flatnonzero(best_r >= floor)
+    if len(keep_r) > plan.max_rotations:
+        keep_r = np.sort(keep_r[np.argsort(-best_r[keep_r], kind="stable")[: plan.max_rotations]])
+    keep_t = np.flatnonzero(log_prob_rt[keep_r].max(axis=0) >= floor)
+    return keep_r, keep_t

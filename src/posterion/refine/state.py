@@ -1,0 +1,137 @@
+"""What a refinement is: its options, its state between iterations, and what each iteration reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["IterationInfo", "ParticleEstimates", "RefineConfig", "RefinementState"]
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """Options of a refinement, resolved once.
+
+    Attributes
+    ----------
+    diameter_angstrom : diameter of the particle's mask, Angstrom
+    point_group : symmetry, RELION's names and axes
+    method : ``em`` weighs all poses by their posterior; ``projection-matching`` takes the best (FREALIGN)
+    initial_lowpass_angstrom : resolution to which the starting map is cut, Angstrom
+    join_halves_angstrom : the half maps share what is coarser than this, Angstrom
+    shift_range_angstrom : radius of the shifts searched at first, Angstrom
+    margin_nats : poses within this of the best survive a level of the search
+    max_rotations : at most this many rotations survive a level
+    max_iterations : stop here even if not converged
+    seed : of all random choices
+    """
+
+    diameter_angstrom: float
+    point_group: str = "C1"
+    method: str = "em"
+    initial_lowpass_angstrom: float = 40.0
+    join_halves_angstrom: float = 40.0
+    shift_range_angstrom: float = 14.0
+    margin_nats: float = 12.0
+    max_rotations: int = 200
+    max_iterations: int = 30
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class ParticleEstimates:
+    """What is known of each particle after an iteration.
+
+    Attributes
+    ----------
+    matrices : (N, 3, 3) float64, rotations
+    shifts_px : (N, 2) float64, origin offsets (x, y)
+    log_likelihood : (N,) float64
+    pmax : (N,) float64, largest posterior weight of one pose
+    effective_orientations : (N,) float64
+    usable : (N,) bool, False for quarantined images
+    """
+
+    matrices: NDArray[np.float64]
+    shifts_px: NDArray[np.float64]
+    log_likelihood: NDArray[np.float64]
+    pmax: NDArray[np.float64]
+    effective_orientations: NDArray[np.float64]
+    usable: NDArray[np.bool_]
+
+    @classmethod
+    def empty(cls, count: int) -> ParticleEstimates:
+        """Nothing known yet."""
+        zero = np.zeros(count)
+        return cls(
+            np.tile(np.eye(3), (count, 1, 1)), np.zeros((count, 2)), zero, zero.copy(), zero.copy(), np.ones(count, bool)
+        )
+
+
+@dataclass(frozen=True)
+class RefinementState:
+    """All that the next iteration needs; saved after each.
+
+    Attributes
+    ----------
+    iteration : iterations done
+    half_maps : (2, n, n, n) float32, regularised references of the two halves
+    sigma2_gs : (groups, n//2+1) float64, noise variance
+    scale_g : (scale groups,) float64, intensity scales
+    fsc_s : (n//2+1,) float64, FSC of the half maps inside the solvent mask
+    particles : estimates of each particle
+    resolution_shell : last shell with FSC above 0.143
+    best_shell : highest ``resolution_shell`` so far
+    stalled : iterations since it last rose
+    fineness : how far the last level's grid over-samples the resolution (2, then 4)
+    local : whether the search is around the previous poses
+    log_direction_d, offset_sigma_px : pose prior
+    converged : whether another iteration would change nothing
+    """
+
+    iteration: int
+    half_maps: NDArray[np.float32]
+    sigma2_gs: NDArray[np.float64]
+    scale_g: NDArray[np.float64]
+    fsc_s: NDArray[np.float64]
+    particles: ParticleEstimates
+    resolution_shell: int
+    best_shell: int
+    stalled: int
+    fineness: float
+    local: bool
+    log_direction_d: NDArray[np.float64]
+    offset_sigma_px: float
+    converged: bool
+
+
+@dataclass(frozen=True)
+class IterationInfo:
+    """What one iteration reports; a line of iterations.jsonl.
+
+    Attributes
+    ----------
+    resolution_angstrom : where the FSC inside the mask falls below 0.143
+    pmax, log_likelihood : means over particles
+    effective_orientations : median over particles
+    angle_change_deg, shift_change_px : medians against the previous iteration
+    scored_rotations : mean number at the last level
+    seconds : wall seconds per phase
+    """
+
+    iteration: int
+    resolution_angstrom: float
+    compared_to_angstrom: float
+    angular_step_deg: float
+    shift_step_px: float
+    search: str
+    pmax: float
+    log_likelihood: float
+    effective_orientations: float
+    angle_change_deg: float
+    shift_change_px: float
+    scored_rotations: float
+    quarantined: int
+    seconds: dict[str, float]
