@@ -18,8 +18,9 @@ Result = TypeVar("Result")
 class Workers:
     """A pool of threads whose results come in the order of the items, so sums over them have the same bits.
 
-    Work units (batches of particles, slabs of a volume) never depend on the number of threads; only who computes
-    them does. Many small nested parallel regions are slow under load, so the BLAS gets one thread per worker.
+    Work units (batches of particles, slabs of a volume) never depend on the number of threads; only who
+    computes them does. Many small nested parallel regions are slow under load: the BLAS gets one thread per
+    worker.
 
     Parameters
     ----------

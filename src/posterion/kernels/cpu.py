@@ -1,8 +1,8 @@
 """Numba loops over pixels of central slices; they release the GIL, callers own the threads.
 
-Both kernels walk a slice row by row (constant ky). The volume is the ``x >= 0`` half of a Hermitian transform,
-``[z, y, x]`` with the origin at ``(centre, centre, 0)``; a sample with negative x is taken at ``-q``, conjugated.
-Rows are done in two passes, positions first and memory second, because a loop that mixes both does not vectorise.
+Slices are walked row by row (constant ky). The volume is the ``x >= 0`` half of a Hermitian transform,
+``[z, y, x]`` with the origin at ``(centre, centre, 0)``; a sample with negative x is taken at ``-q``,
+conjugated.
 """
 
 import numpy as np
@@ -14,6 +14,21 @@ from posterion.kernels.bodies import lerp, split_position
 __all__ = ["gather_slices", "scatter_slices", "shift_spectrum", "sum_rotated", "sum_unshifted"]
 
 _MAX_ROW = 2048
+
+
+@njit(inline="always")
+def _bilinear(  # noqa: PLR0917 (inlined)
+    flat: NDArray[np.float32],
+    p: np.uint64,
+    stride_y: np.uint64,
+    stride_x: np.uint64,
+    fx: np.float32,
+    fy: np.float32,
+) -> np.float32:
+    """Interpolate within one z plane between ``p`` and its upper neighbours along x and y."""
+    at_y = lerp(flat[p], flat[p + stride_x], fx)
+    above = lerp(flat[p + stride_y], flat[p + stride_y + stride_x], fx)
+    return lerp(at_y, above, fy)
 
 
 @njit(nogil=True, cache=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy")
@@ -39,6 +54,7 @@ def gather_slices(
     stride_y = np.uint64(2 * volume.shape[2])
     stride_z = np.uint64(depth_y * volume.shape[2] * 2)
     flat = volume.reshape(-1)
+    # Each row in two passes, positions first and memory second: a loop that mixes both does not vectorise.
     base = np.empty(_MAX_ROW, np.uint64)
     fractions = np.empty((3, _MAX_ROW), np.float32)
     signs = np.empty(_MAX_ROW, np.float32)
@@ -67,20 +83,17 @@ def gather_slices(
                 fx, fy, fz = fractions[0, j], fractions[1, j], fractions[2, j]
                 for c in range(2):
                     p = b + np.uint64(c)
-                    low = lerp(
-                        lerp(flat[p], flat[p + two], fx), lerp(flat[p + stride_y], flat[p + stride_y + two], fx), fy
-                    )
-                    q = p + stride_z
-                    high = lerp(
-                        lerp(flat[q], flat[q + two], fx), lerp(flat[q + stride_y], flat[q + stride_y + two], fx), fy
-                    )
+                    low = _bilinear(flat, p, stride_y, two, fx, fy)
+                    high = _bilinear(flat, p + stride_z, stride_y, two, fx, fy)
                     value = lerp(low, high, fz)
                     slices_rp[r, start + j, c] = value if c == 0 else value * signs[j]
 
 
 @njit(inline="always")
-def _clip_range(slope: float, intercept: float, low: float, high: float, first: int, last: int) -> tuple[int, int]:
-    """Narrow ``first <= k < last`` to where ``low <= slope k + intercept < high``, one sample generous at each end."""
+def _clip_range(  # noqa: PLR0917 (inlined)
+    slope: np.float32, intercept: np.float32, low: np.float32, high: np.float32, first: int, last: int
+) -> tuple[int, int]:
+    """Narrow ``first <= k < last`` to ``low <= slope k + intercept < high``, a sample generous each side."""
     if abs(slope) < 1e-6:
         if intercept < low - 1 or intercept > high + 1:
             return first, first
@@ -91,8 +104,32 @@ def _clip_range(slope: float, intercept: float, low: float, high: float, first: 
     return max(first, int(np.floor(a)) - 1), min(last, int(np.ceil(b)) + 2)
 
 
+@njit(inline="always")
+def _add_to_plane(
+    flat: NDArray[np.float32],
+    corner: np.uint64,
+    stride_y: np.uint64,
+    shares: tuple[np.float32, np.float32, np.float32],
+    sample: tuple[np.float32, np.float32, np.float32],
+) -> None:
+    """Add a sample (re, im, weight) to the four neighbours in one z plane; shares are (wz, fy, fx)."""
+    wz, fy, fx = shares
+    re, im, weight = sample
+    for dy in range(2):
+        wy = wz * (fy if dy == 1 else np.float32(1.0) - fy)
+        at = corner + np.uint64(dy) * stride_y
+        w1 = wy * fx
+        w0 = wy - w1
+        flat[at] += w0 * re
+        flat[at + np.uint64(1)] += w0 * im
+        flat[at + np.uint64(2)] += w0 * weight
+        flat[at + np.uint64(4)] += w1 * re
+        flat[at + np.uint64(5)] += w1 * im
+        flat[at + np.uint64(6)] += w1 * weight
+
+
 @njit(nogil=True, cache=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy")
-def scatter_slices(
+def scatter_slices(  # noqa: PLR0917 (compiled: no keywords)
     volume: NDArray[np.float32],
     centre: int,
     axes_r: NDArray[np.float32],
@@ -101,10 +138,10 @@ def scatter_slices(
     weights_rp: NDArray[np.float32],
     planes: tuple[int, int],
 ) -> None:
-    """Add slices into the z planes ``planes[0] <= z < planes[1]`` of a volume: the adjoint of `gather_slices`.
+    """Add slices into the z planes ``planes[0] <= z < planes[1]``: the adjoint of `gather_slices`.
 
-    A plane receives its samples in the order of the slices whatever the other planes are, so a volume split into
-    slabs over any number of threads has the same bits.
+    A plane receives its samples in the order of the slices whatever the other planes are, so a volume split
+    into slabs over any number of threads has the same bits.
 
     Parameters
     ----------
@@ -155,22 +192,10 @@ def scatter_slices(
                     fz = z - np.float32(iz)
                     re, im = values_rp[r, p, 0], values_rp[r, p, 1] * sign
                     corner = np.uint64(iz) * stride_z + np.uint64(iy) * stride_y + np.uint64(4 * ix)
-                    for dz in range(2):
-                        if iz + dz < z_start or iz + dz >= z_stop:
-                            continue
-                        wz = fz if dz == 1 else one - fz
-                        at_z = corner + np.uint64(dz) * stride_z
-                        for dy in range(2):
-                            wy = wz * (fy if dy == 1 else one - fy)
-                            at = at_z + np.uint64(dy) * stride_y
-                            w1 = wy * fx
-                            w0 = wy - w1
-                            flat[at] += w0 * re
-                            flat[at + np.uint64(1)] += w0 * im
-                            flat[at + np.uint64(2)] += w0 * weight
-                            flat[at + np.uint64(4)] += w1 * re
-                            flat[at + np.uint64(5)] += w1 * im
-                            flat[at + np.uint64(6)] += w1 * weight
+                    if iz >= z_start:
+                        _add_to_plane(flat, corner, stride_y, (one - fz, fy, fx), (re, im, weight))
+                    if iz + 1 < z_stop:
+                        _add_to_plane(flat, corner + stride_z, stride_y, (fz, fy, fx), (re, im, weight))
 
 
 @njit(nogil=True, cache=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy")

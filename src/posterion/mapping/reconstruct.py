@@ -12,11 +12,11 @@ from posterion.compute import Workers
 from posterion.data.particles import Particles
 from posterion.errors import PosterionError
 from posterion.mapping.fsc import fourier_shell_correlation
-from posterion.physics.soft_masks import soft_sphere
 from posterion.physics.ctf import ctf_at
 from posterion.physics.fourier import Disc, disc, fourier_transform_2d
 from posterion.physics.projection import Accumulator
 from posterion.physics.shifts import shift_phases
+from posterion.physics.soft_masks import soft_sphere
 from posterion.physics.symmetry import point_group_operators
 
 __all__ = ["HalfSums", "Reconstruction", "centred_spectra", "half_ids", "reconstruct", "ssnr_from_fsc"]
@@ -55,7 +55,7 @@ class HalfSums:
         centre, padding = self.grid.centre, self.grid.padding
         q = np.arange(-centre, centre + 1, dtype=np.float32)
         squared = q[:, None, None] ** 2 + q[:, None] ** 2 + q[centre:] ** 2
-        return np.rint(np.sqrt(squared) / padding).astype(np.int64)
+        return np.asarray(np.rint(np.sqrt(squared) / padding), np.int64)
 
     def shell_weight(self) -> NDArray[np.float64]:
         """Mean weight per shell 0 .. radius, (radius + 1,)."""
@@ -65,7 +65,7 @@ class HalfSums:
         return (total / np.maximum(count, 1))[: self.grid.radius + 1]
 
     def joined_below(self, other: HalfSums, shell_limit: int) -> HalfSums:
-        """These sums with both halves' mean below a shell, so that half maps cannot drift apart in hand or origin."""
+        """Put both halves' mean below a shell: half maps then cannot drift apart in hand or origin."""
         low = self.shells() < shell_limit
         numerator, weight = self.numerator.copy(), self.weight.copy()
         numerator[low] = (numerator[low] + other.numerator[low]) / 2
@@ -77,8 +77,8 @@ class HalfSums:
 
         Parameters
         ----------
-        regularisation_s : (radius + 1,), ``k(s)``: sigma2/(T tau2) in the units of weight; where None, nothing is
-            ``k`` is three tenths of the shell's mean weight and the shell is rescaled by 1.3: a map with no prior on
+        regularisation_s : (radius + 1,), ``k(s)``: sigma2/(T tau2) in the units of weight; where None, ``k``
+            is three tenths of the shell's mean weight and the shell rescaled by 1.3: a map with no prior on
             its spectrum in which thinly covered voxels do not explode
         workers : threads of the FFT
 
@@ -101,18 +101,20 @@ class HalfSums:
 
 
 def ssnr_from_fsc(fsc_s: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Spectral signal-to-noise ratio of one half map, ``FSC / (1 - FSC)``, with FSC kept within [0.001, 0.999]."""
+    """Spectral signal-to-noise ratio of one half map, ``FSC / (1 - FSC)``, FSC kept in [0.001, 0.999]."""
     clipped = np.clip(np.asarray(fsc_s, np.float64), 1e-3, 0.999)
     return clipped / (1 - clipped)
 
 
-def centred_spectra(images: NDArray[np.float32], shifts_px: NDArray[np.floating], pixels: Disc) -> NDArray[np.complex64]:
+def centred_spectra(
+    images: NDArray[np.float32], shifts_px: NDArray[np.floating], pixels: Disc
+) -> NDArray[np.complex64]:
     """Transform images and move each by its origin offset: (n, box, box), (n, 2) -> (n, P)."""
     return pixels.take(fourier_transform_2d(images)) * shift_phases(pixels, shifts_px)
 
 
 def half_ids(particles: Particles, seed: int = 0) -> NDArray[np.int8]:
-    """Half-set ids 1 and 2: those of the file, kept for ever, or a seeded random even split where it has none.
+    """Give half-set ids 1 and 2: those of the file, kept for ever, or a seeded random even split.
 
     Raises
     ------
@@ -126,8 +128,8 @@ def half_ids(particles: Particles, seed: int = 0) -> NDArray[np.int8]:
         half = 1 + np.arange(len(particles)) % 2
         return np.random.default_rng(seed).permutation(half).astype(np.int8)
     raise PosterionError(
-        f"the half sets (rlnRandomSubset) of the {len(particles)} particles hold the values {present.tolist()}; "
-        "expected both 1 and 2: remove the column to have the halves drawn at random"
+        f"the half sets (rlnRandomSubset) of the {len(particles)} particles hold the values "
+        f"{present.tolist()}; expected both 1 and 2: remove the column to have the halves drawn at random"
     )
 
 
@@ -152,7 +154,7 @@ class Reconstruction:
     fsc_sphere_s: NDArray[np.float64]
 
 
-def reconstruct(
+def reconstruct(  # noqa: PLR0917 (options)
     particles: Particles,
     point_group: str = "C1",
     diameter_angstrom: float | None = None,
@@ -162,7 +164,7 @@ def reconstruct(
 ) -> Reconstruction:
     """Reconstruct a map from particles with known poses: the many-image Wiener filter in three dimensions.
 
-    ``V = sum_i P_i^T C_i X_i / (k(s) + sum_i P_i^T C_i^2)`` with ``k`` from the spectral SNR of the half maps.
+    ``V = sum_i P_i^T C_i X_i / (k(s) + sum_i P_i^T C_i^2)``, ``k`` from the spectral SNR of the half maps.
 
     Parameters
     ----------

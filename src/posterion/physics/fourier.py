@@ -1,11 +1,13 @@
-"""Half-spectrum layout: transforms, shells, Hermitian weights, phase shifts, cropping, and the disc of pixels.
+"""Half-spectrum layout: transforms, shells, Hermitian weights, phase shifts, cropping, the disc of pixels.
 
-Forward kernel ``exp(-2 pi i k.x)``, unnormalised; the real-space origin is at index ``n // 2`` for even and odd
-``n``. A half spectrum keeps ``kx >= 0`` on its last axis (``n // 2 + 1`` columns); the other axes are in FFT order.
+Forward kernel ``exp(-2 pi i k.x)``, unnormalised; the real-space origin is at index ``n // 2`` for even and
+odd ``n``. A half spectrum keeps ``kx >= 0`` on its last axis (``n // 2 + 1`` columns); the other axes are in
+FFT order.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import scipy.fft
@@ -67,26 +69,26 @@ def inverse_fourier_transform_3d(spectrum: Complex, n: int, workers: int = 1) ->
 
 
 def frequencies_2d(n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Integer Fourier pixels of a half spectrum: ``kx`` as a row (1, n//2+1) and ``ky`` as a column (n, 1)."""
+    """Integer Fourier pixels of a half spectrum: ``kx`` as a row (1, n//2+1), ``ky`` as a column (n, 1)."""
     return np.arange(n // 2 + 1)[None, :], _fft_integers(n)[:, None]
 
 
 def _fft_integers(n: int) -> NDArray[np.int64]:
     """Integer frequencies of one full axis in FFT order."""
-    return np.rint(np.fft.fftfreq(n, 1.0 / n)).astype(np.int64)
+    return np.asarray(np.rint(np.fft.fftfreq(n, 1.0 / n)), np.int64)
 
 
 def shell_index_2d(n: int) -> NDArray[np.int64]:
     """Shell ``rint(|k|)`` of every half-spectrum pixel, (n, n//2+1); corners exceed ``n // 2``."""
     kx, ky = frequencies_2d(n)
-    return np.rint(np.hypot(kx, ky)).astype(np.int64)
+    return np.asarray(np.rint(np.hypot(kx, ky)), np.int64)
 
 
 def shell_index_3d(n: int) -> NDArray[np.int64]:
     """Shell ``rint(|k|)`` of every half-spectrum voxel, (n, n, n//2+1)."""
     k = _fft_integers(n)
     squared = k[:, None, None] ** 2 + k[None, :, None] ** 2 + np.arange(n // 2 + 1) ** 2
-    return np.rint(np.sqrt(squared)).astype(np.int64)
+    return np.asarray(np.rint(np.sqrt(squared)), np.int64)
 
 
 def hermitian_weights(n: int) -> NDArray[np.float64]:
@@ -114,7 +116,7 @@ def shell_mean(values: NDArray[np.floating], n: int) -> NDArray[np.float64]:
     weight = np.broadcast_to(hermitian_weights(n), values.shape).ravel()
     total = np.bincount(shell.ravel(), weight * values.ravel())
     count = np.bincount(shell.ravel(), weight)
-    return (total / np.maximum(count, 1e-30))[: n // 2 + 1]
+    return np.asarray((total / np.maximum(count, 1e-30))[: n // 2 + 1])
 
 
 def phase_shift(spectra: Complex, shift_px: NDArray[np.floating]) -> Complex:
@@ -129,35 +131,37 @@ def phase_shift(spectra: Complex, shift_px: NDArray[np.floating]) -> Complex:
     kx, ky = frequencies_2d(n)
     shift = np.asarray(shift_px, np.float64)[..., None, None, :]
     angle = -2 * np.pi / n * (kx * shift[..., 0] + ky * shift[..., 1])
-    return (spectra * np.exp(1j * angle)).astype(np.complex64)
+    return np.asarray(spectra * np.exp(1j * angle), np.complex64)
 
 
-def fourier_crop(spectrum: Complex, n_new: int) -> Complex:
+def fourier_crop(spectrum: Complex, n_new: int, dimensions: Literal[2, 3]) -> Complex:
     """Cut or zero-pad a half spectrum to another box; pixels at or beyond either Nyquist are dropped.
 
     Parameters
     ----------
-    spectrum : (n, n//2+1) or (n, n, n//2+1) complex64, or with leading batch dimension for images only when
-        the last two axes are ``(n, n//2+1)`` and the first differs from ``n``
+    spectrum : (..., n, n//2+1) complex64 for images, (..., n, n, n//2+1) for maps
     n_new : new box in pixels
+    dimensions : 2 for images, 3 for maps; axes before these are a batch
+
+    Returns
+    -------
+    (..., n_new, n_new//2+1) or (..., n_new, n_new, n_new//2+1) complex64, values unchanged.
     """
     n = spectrum.shape[-2]
     keep = (min(n, n_new) - 1) // 2
     full = np.arange(-keep, keep + 1)
-    axes = 3 if spectrum.ndim == 3 and spectrum.shape[0] == n else 2
-    shape = (*spectrum.shape[: spectrum.ndim - axes], *(n_new,) * (axes - 1), n_new // 2 + 1)
-    out = np.zeros(shape, spectrum.dtype)
-    half = np.arange(keep + 1)
-    index = np.ix_(*[full] * (axes - 1), half)
-    out[(..., *index)] = spectrum[(..., *index)]
+    batch = spectrum.shape[: spectrum.ndim - dimensions]
+    out = np.zeros((*batch, *(n_new,) * (dimensions - 1), n_new // 2 + 1), spectrum.dtype)
+    kept = np.ix_(*[full] * (dimensions - 1), np.arange(keep + 1))
+    out[(..., *kept)] = spectrum[(..., *kept)]  # type: ignore[index, arg-type]
     return out
 
 
 def resample(volume: Real, n_new: int) -> Real:
     """Fourier-crop or -pad a map to ``n_new`` voxels a side, keeping its voxel values' scale."""
     n = volume.shape[0]
-    spectrum = fourier_crop(fourier_transform_3d(volume), n_new)
-    return (inverse_fourier_transform_3d(spectrum, n_new) * (n_new / n) ** 3).astype(np.float32)
+    spectrum = fourier_crop(fourier_transform_3d(volume), n_new, 3)
+    return inverse_fourier_transform_3d(spectrum, n_new) * np.float32((n_new / n) ** 3)
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,7 @@ class Disc:
     kx_p, ky_p : (P,) int32, integer Fourier pixels; ``kx > 0``, or ``kx == 0`` and ``ky >= 0``
     shell_p : (P,) int32, ``rint(|k|)``
     multiplicity_p : (P,) float32, 1 for the DC pixel, 2 elsewhere
-    row_ky, row_first_kx, row_start : (rows,), (rows,), (rows + 1,) int32, where each row of constant ky lies in p
+    row_ky, row_first_kx, row_start : (rows,), (rows,), (rows + 1,) int32, where each row of one ky lies in p
     """
 
     box: int
@@ -201,18 +205,25 @@ class Disc:
 
     def within(self, radius: int) -> NDArray[np.intp]:
         """Positions in p of the pixels of the smaller disc of that radius, in that disc's order."""
-        return np.flatnonzero(self.kx_p.astype(np.int64) ** 2 + self.ky_p.astype(np.int64) ** 2 <= radius**2)
+        squared = self.kx_p.astype(np.int64) ** 2 + self.ky_p.astype(np.int64) ** 2
+        return np.flatnonzero(squared <= radius**2)
 
     def shell_sum(self, values_p: NDArray[np.floating]) -> NDArray[np.float64]:
         """Sum (P,) or (n, P) values over shells 0 .. radius, each pixel counted once."""
         flat = np.atleast_2d(values_p)
         sums = np.stack([np.bincount(self.shell_p, row, self.radius + 1) for row in flat])
-        return sums[0] if values_p.ndim == 1 else sums
+        return np.asarray(sums[0] if values_p.ndim == 1 else sums, np.float64)
 
 
 @lru_cache(maxsize=64)
 def disc(box: int, radius: int) -> Disc:
-    """Build the `Disc` of a box; ``radius`` at most ``(box - 1) // 2`` (the Nyquist row of even boxes is left out)."""
+    """Build the `Disc` of a box; ``radius`` at most ``(box - 1) // 2``, which leaves out the Nyquist row.
+
+    Raises
+    ------
+    ValueError
+        When the radius is not within 1 .. (box - 1) // 2.
+    """
     if not 0 < radius <= (box - 1) // 2:
         raise ValueError(f"disc radius {radius} is outside 1 .. {(box - 1) // 2} for box {box}")
     row_ky = np.arange(-radius, radius + 1)

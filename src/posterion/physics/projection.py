@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import scipy.fft
@@ -26,23 +27,26 @@ _SLABS = 16
 
 
 def _working_box(box: int, radius: int) -> int:
-    """Smallest fast even box with eight shells beyond ``radius``: a sharper cut costs 3 % in the last shells, this 1 %."""
-    return min(box, 2 * scipy.fft.next_fast_len(radius + 8, real=True))
+    """Smallest fast even box with eight shells beyond ``radius``.
+
+    A sharper cut costs 3 % in the last shells, this one 1 %.
+    """
+    return min(box, 2 * int(scipy.fft.next_fast_len(radius + 8, real=True)))
 
 
 def _centre(radius: int, padding: int) -> int:
-    """Index of the zero frequency in a cropped transform: room for the upper trilinear neighbour."""
+    """Index of the zero frequency in a cropped transform, with room for the upper trilinear neighbour."""
     return padding * radius + 2
 
 
 def _scaled_axes(matrices: NDArray[np.floating], padding: int) -> NDArray[np.float32]:
-    """First two rows of each rotation, scaled to padded Fourier pixels: where kx and ky point in the volume."""
+    """First two rows of each rotation times the padding: where kx and ky point in the padded transform."""
     return np.ascontiguousarray(padding * np.asarray(matrices)[:, :2, :], np.float32)
 
 
 @lru_cache(maxsize=8)
 def gridding_correction(box: int, padding: int) -> NDArray[np.float32]:
-    """Compute sinc^2 per axis, the real-space picture of trilinear interpolation on a grid padded ``padding`` times.
+    """Compute sinc^2 per axis, the real-space picture of trilinear interpolation on a padded grid.
 
     Parameters
     ----------
@@ -53,7 +57,12 @@ def gridding_correction(box: int, padding: int) -> NDArray[np.float32]:
     -------
     (box,) float32 for one axis; the correction of a map is the outer product over three axes.
     """
-    return (np.sinc((np.arange(box) - box // 2) / (padding * box)) ** 2).astype(np.float32)
+    return np.asarray(np.sinc((np.arange(box) - box // 2) / (padding * box)) ** 2, np.float32)
+
+
+def _gridding_undone(volume: NDArray[np.float32], padding: int) -> NDArray[np.float32]:
+    """Divide a map by the gridding correction of its own box."""
+    return _multiply_axes(volume, np.float32(1) / gridding_correction(volume.shape[0], padding))
 
 
 def _multiply_axes(volume: NDArray[np.float32], factor: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -107,9 +116,11 @@ class FourierVolume:
         box = volume.shape[0]
         radius = (box - 1) // 2 if radius is None else min(radius, (box - 1) // 2)
         small = _working_box(box, radius)
-        reduced = np.asarray(volume, np.float32) if small == box else resample(np.asarray(volume, np.float32), small)
-        corrected = _multiply_axes(reduced, 1 / gridding_correction(small, padding))
-        spectrum = fourier_transform_3d(_pad_map(corrected, padding * small), workers=workers)
+        reduced = np.asarray(volume, np.float32)
+        if small != box:
+            reduced = resample(reduced, small)
+        padded = _pad_map(_gridding_undone(reduced, padding), padding * small)
+        spectrum = fourier_transform_3d(padded, workers=workers)
         centre = _centre(radius, padding)
         full = np.arange(-centre, centre + 1)
         cropped = spectrum[np.ix_(full, full, np.arange(min(centre + 1, spectrum.shape[2])))]
@@ -119,7 +130,7 @@ class FourierVolume:
         return cls(values, box, radius, padding)
 
     def slices(self, matrices: NDArray[np.floating], pixels: Disc) -> NDArray[np.complex64]:
-        """Sample central slices ``V(R^T (kx, ky, 0))`` on the pixels of a disc: (n, 3, 3) -> (n, P) complex64."""
+        """Sample central slices ``V(R^T (kx, ky, 0))`` on a disc's pixels: (n, 3, 3) -> (n, P) complex64."""
         out = np.empty((len(matrices), len(pixels), 2), np.float32)
         rows = (pixels.row_ky, pixels.row_first_kx, pixels.row_start)
         gather_slices(
@@ -130,8 +141,8 @@ class FourierVolume:
     def project(self, matrices: NDArray[np.floating]) -> NDArray[np.complex64]:
         """Project along rotated z: (n, 3, 3) rotations -> (n, box, box//2+1) half spectra of the projections.
 
-        Pixels beyond ``radius`` are zero. The real image is the sum of the rotated map's voxels along z, see (L)
-        "Fourier slice theorem".
+        Pixels beyond ``radius`` are zero. The real image is the sum of the rotated map's voxels along z, see
+        (L) "Fourier slice theorem".
         """
         pixels = disc(self.box, self.radius)
         return pixels.put(self.slices(np.reshape(matrices, (-1, 3, 3)), pixels))
@@ -166,8 +177,8 @@ class Accumulator:
     ) -> None:
         """Add slices: the transpose of `FourierVolume.slices`.
 
-        The volume is split into slabs, each written by one thread in the order of the slices: the result has the
-        same bits for any number of threads. Pixels of weight zero are skipped.
+        The volume is split into slabs, each written by one thread in the order of the slices: the result has
+        the same bits for any number of threads. Pixels of weight zero are skipped.
 
         Parameters
         ----------
@@ -193,7 +204,7 @@ class Accumulator:
             function((0, len(self.values)))
             return
         edges = np.linspace(0, len(self.values), _SLABS + 1).astype(int).tolist()
-        for _ in workers.map_ordered(function, list(zip(edges[:-1], edges[1:], strict=True))):
+        for _ in workers.map_ordered(function, pairwise(edges)):
             pass
 
     def add(self, other: Accumulator) -> None:
@@ -230,7 +241,7 @@ class Accumulator:
         return numerator, np.ascontiguousarray(values[..., 2])
 
     def to_map(self, spectrum: NDArray[np.complex64], workers: int = 1) -> NDArray[np.float32]:
-        """Turn a cropped, padded half transform on this grid into a map of ``box`` voxels, gridding corrected.
+        """Turn a cropped, padded half transform on this grid into a map of ``box`` voxels, gridding undone.
 
         Parameters
         ----------
@@ -239,7 +250,7 @@ class Accumulator:
         """
         small = _working_box(self.box, self.radius)
         padded = self._padded_map(spectrum, small, workers)
-        cropped = _multiply_axes(_crop_map(padded, small), 1 / gridding_correction(small, self.padding))
+        cropped = _gridding_undone(_crop_map(padded, small), self.padding)
         scaled = cropped * np.float32((small / self.box) ** 3)
         return scaled if small == self.box else resample(scaled, self.box)
 
@@ -250,12 +261,16 @@ class Accumulator:
         full = np.arange(-keep, keep + 1)
         grid = np.zeros((size, size, size // 2 + 1), np.complex64)
         grid[np.ix_(full, full, np.arange(keep + 1))] = spectrum[
-            self.centre - keep : self.centre + keep + 1, self.centre - keep : self.centre + keep + 1, : keep + 1
+            self.centre - keep : self.centre + keep + 1,
+            self.centre - keep : self.centre + keep + 1,
+            : keep + 1,
         ]
         return inverse_fourier_transform_3d(grid, size, workers=workers)
 
 
-def backproject(spectra: NDArray[np.complex64], matrices: NDArray[np.floating], padding: int = 2) -> NDArray[np.float32]:
+def backproject(
+    spectra: NDArray[np.complex64], matrices: NDArray[np.floating], padding: int = 2
+) -> NDArray[np.float32]:
     """Compute the adjoint of `FourierVolume.project`, gridding correction included.
 
     ``sum_p w_p Re(conj(project(v)_p) s_p) = sum_x v(x) backproject(s)(x)`` with Hermitian weights ``w_p``.
@@ -282,4 +297,4 @@ def backproject(spectra: NDArray[np.complex64], matrices: NDArray[np.floating], 
     keep = min(centre + 1, grid.shape[2])
     np.add.at(grid, np.ix_(full, full, np.arange(keep)), numerator[:, :, :keep] / 2)
     full_sum = inverse_fourier_transform_3d(grid, size) * np.float32(float(size) ** 3)
-    return _multiply_axes(_crop_map(full_sum, box), 1 / gridding_correction(box, padding))
+    return _gridding_undone(_crop_map(full_sum, box), padding)

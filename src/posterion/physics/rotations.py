@@ -1,4 +1,4 @@
-"""Rotations: RELION's Euler angles, matrices, rotation vectors and distances; no foreign file formats here."""
+"""Rotations: RELION's Euler angles, matrices, rotation vectors and distances; no file formats here."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,7 +50,8 @@ def euler_from_matrices(matrices: Float) -> tuple[Float, Float, Float]:
     sin_tilt = np.hypot(m[..., 2, 0], m[..., 2, 1])
     tilt = np.arctan2(sin_tilt, m[..., 2, 2])
     pole = sin_tilt < 1e-9
-    rot = np.where(pole, np.arctan2(m[..., 0, 1] * np.sign(m[..., 2, 2]), m[..., 1, 1]), np.arctan2(m[..., 2, 1], m[..., 2, 0]))
+    rot_at_pole = np.arctan2(m[..., 0, 1] * np.sign(m[..., 2, 2]), m[..., 1, 1])
+    rot = np.where(pole, rot_at_pole, np.arctan2(m[..., 2, 1], m[..., 2, 0]))
     psi = np.where(pole, 0.0, np.arctan2(m[..., 1, 2], -m[..., 0, 2]))
     return np.degrees(rot), np.degrees(tilt), np.degrees(psi)
 

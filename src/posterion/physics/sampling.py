@@ -1,4 +1,4 @@
-"""Grids of poses: HEALPix directions times in-plane angles, nested so that a cell has 8 children; shifts with 4."""
+"""Grids of poses: HEALPix directions times in-plane angles, nested: a cell has 8 children; shifts have 4."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def _unit_vectors(order: int, pixel: Index) -> NDArray[np.float64]:
 
 
 def _frames(order: int, pixel: Index) -> NDArray[np.float64]:
-    """Rotations (n, 3, 3) that look along each pixel, with the in-plane zero carried over from its base pixel.
+    """Rotations (n, 3, 3) that look along each pixel, their in-plane zero carried over from its base pixel.
 
-    Euler angles would twist the zero by up to 90 degrees between neighbours at the poles, so that a cell's children
-    would not lie in it. Here the base pixel's frame is moved along the great circle to the pixel.
+    Euler angles would twist the zero by up to 90 degrees between neighbours at the poles, so that a cell's
+    children would not lie in it. Here the base pixel's frame is moved along the great circle to the pixel.
     """
     base = pixel >> (2 * order)
     theta, phi = hpgeom.pixel_to_angle(1, base, nest=True, lonlat=False)
@@ -40,7 +40,7 @@ def _frames(order: int, pixel: Index) -> NDArray[np.float64]:
     cross -= cross.transpose(0, 2, 1)
     cosine = np.einsum("ni,ni->n", start, end)
     swing = np.eye(3) + cross + cross @ cross / (1 + cosine)[:, None, None]
-    return base_frames @ swing.transpose(0, 2, 1)
+    return np.asarray(base_frames @ swing.transpose(0, 2, 1))
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class RotationGrid:
     Attributes
     ----------
     order : HEALPix order; the step is 60 degrees / 2**order
-    offset : (3, 3) rotation of the whole grid in the volume frame; a random one each iteration keeps the grid's
-        artefacts from adding up
+    offset : (3, 3) rotation of the whole grid in the volume frame; a random one each iteration keeps the
+        grid's artefacts from adding up
     """
 
     order: int
@@ -72,7 +72,7 @@ class RotationGrid:
     @property
     def step_deg(self) -> float:
         """Angular distance of neighbours, degrees."""
-        return 60.0 / 2**self.order
+        return float(60.0 / 2**self.order)
 
     def matrices(self, cell: Index) -> NDArray[np.float64]:
         """Rotations of cells: (n,) int64 -> (n, 3, 3)."""
@@ -82,7 +82,7 @@ class RotationGrid:
         return in_plane @ _frames(self.order, direction) @ self.offset
 
     def finer(self) -> RotationGrid:
-        """The grid of this one's children."""
+        """Subdivide every cell: the grid of this one's children."""
         return RotationGrid(self.order + 1, self.offset)
 
     def children(self, cell: Index) -> Index:
@@ -96,7 +96,7 @@ class RotationGrid:
         """Cells whose directions touch the asymmetric unit of a point group; all cells for C1."""
         directions = np.arange(self.n_directions, dtype=np.int64)
         if point_group != "C1":
-            # A pixel counts if any of its descendants two orders deeper lies inside: no part of the unit is missed.
+            # A pixel counts if a descendant two orders deeper lies inside: no part of the unit is missed.
             probes = _all_vectors(self.order + _UNIT_PROBE_ORDERS) @ self.offset
             inside = in_asymmetric_unit(point_group, probes)
             directions = np.flatnonzero(inside.reshape(self.n_directions, -1).any(axis=1))
@@ -135,4 +135,4 @@ def shift_children(shifts_px: NDArray[np.float64], step_px: float) -> NDArray[np
     """Four shifts that tile each shift's square cell of side ``step_px``: (n, 2) -> (4 n, 2), pixels."""
     quarter = step_px / 4
     corners = np.array([[-quarter, -quarter], [quarter, -quarter], [-quarter, quarter], [quarter, quarter]])
-    return (shifts_px[:, None, :] + corners).reshape(-1, 2)
+    return np.asarray((shifts_px[:, None, :] + corners).reshape(-1, 2))
