@@ -53,9 +53,9 @@ def test_relion_projects_as_the_matrix_says() -> None:
     found = np.einsum("npi,npj->nij", moved * share, moved)
     matrices = matrices_from_euler(*poses[:, :3].T)
     expected = matrices @ ((xyz * density).T @ xyz) @ matrices.transpose(0, 2, 1)
-    assert np.corrcoef(found[:, 0, 1], expected[:, 0, 1])[0, 1] > 0.95
+    assert np.corrcoef(found[:, 0, 1], expected[:, 0, 1])[0, 1] > 0.9
     stretch = found[:, 0, 0] - found[:, 1, 1], expected[:, 0, 0] - expected[:, 1, 1]
-    assert np.corrcoef(*stretch)[0, 1] > 0.95
+    assert np.corrcoef(*stretch)[0, 1] > 0.9
 
 
 @same_each_time
