@@ -1,1 +1,38 @@
 """Posterion: cryo-EM maps from particle images by maximum likelihood."""
+
+from posterion.data.mrc import read_map, write_map
+from posterion.data.particles import OpticsGroup, Particles, Poses, Supplement
+from posterion.errors import PosterionError
+from posterion.mapping.fsc import FscCurves, fsc_curves
+from posterion.mapping.masks import automatic_mask
+from posterion.mapping.postprocess import postprocess
+from posterion.mapping.reconstruct import Reconstruction, reconstruct
+from posterion.physics.phantom import phantom_map
+from posterion.physics.projection import FourierVolume
+from posterion.physics.simulate import SimulatedSet, SimulationOptions, simulate
+from posterion.refine.options import RefineOptions
+from posterion.refine.run import RefineResult, refine
+
+__all__ = [
+    "FourierVolume",
+    "FscCurves",
+    "OpticsGroup",
+    "Particles",
+    "Poses",
+    "PosterionError",
+    "Reconstruction",
+    "RefineOptions",
+    "RefineResult",
+    "SimulatedSet",
+    "SimulationOptions",
+    "Supplement",
+    "automatic_mask",
+    "fsc_curves",
+    "phantom_map",
+    "postprocess",
+    "read_map",
+    "reconstruct",
+    "refine",
+    "simulate",
+    "write_map",
+]

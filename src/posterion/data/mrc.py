@@ -280,3 +280,4 @@ def _write(path: str | Path, values: NDArray[Any], pixel_size_angstrom: float, i
             if is_stack:
                 mrc.set_image_stack()
             mrc.voxel_size = pixel_size_angstrom
+            mrc.header.label[0] = "Created by Posterion"  # without the time: same values, same bytes

@@ -19,7 +19,15 @@ from posterion.physics.shifts import shift_phases
 from posterion.physics.soft_masks import soft_sphere
 from posterion.physics.symmetry import point_group_operators
 
-__all__ = ["HalfSums", "Reconstruction", "centred_spectra", "half_ids", "reconstruct", "ssnr_from_fsc"]
+__all__ = [
+    "HalfSums",
+    "Reconstruction",
+    "centred_spectra",
+    "half_ids",
+    "reconstruct",
+    "ssnr_from_fsc",
+    "usable_images",
+]
 
 _BATCH = 64
 _FLAT_PRIOR = 0.3
@@ -133,6 +141,12 @@ def half_ids(particles: Particles, seed: int = 0) -> NDArray[np.int8]:
     )
 
 
+def usable_images(images: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Tell images that are finite and not constant: (n, box, box) -> (n,) bool."""
+    varies = images.max(axis=(1, 2)) > images.min(axis=(1, 2))
+    return np.asarray(varies & np.isfinite(images).all(axis=(1, 2)))
+
+
 @dataclass(frozen=True)
 class Reconstruction:
     """What reconstruction from known poses gives.
@@ -144,6 +158,7 @@ class Reconstruction:
     half1, half2 : (n, n, n) float32, unregularised half maps
     fsc_s : (n//2+1,) float64, FSC of the half maps, unmasked
     fsc_sphere_s : (n//2+1,) float64, FSC inside the sphere that regularises the map
+    left_out_i : (m,) int64, particles left out because their image is constant, or holds NaN or infinity
     """
 
     map: NDArray[np.float32]
@@ -152,6 +167,7 @@ class Reconstruction:
     half2: NDArray[np.float32]
     fsc_s: NDArray[np.float64]
     fsc_sphere_s: NDArray[np.float64]
+    left_out_i: NDArray[np.int64]
 
 
 def reconstruct(  # noqa: PLR0917 (options)
@@ -181,7 +197,8 @@ def reconstruct(  # noqa: PLR0917 (options)
         When poses are missing or a half is empty.
     """
     with Workers(threads) as workers:
-        halves = _sums_of_halves(particles, half_ids(particles, seed), point_group, workers, observer)
+        half_i = half_ids(particles, seed)
+        halves, left_out_i = _sums_of_halves(particles, half_i, point_group, workers, observer)
         half1, half2 = (half.solve(None, workers.threads) for half in halves)
         both = halves[0] + halves[1]
         box, pixel = particles.box_px, particles.pixel_size_angstrom
@@ -197,6 +214,7 @@ def reconstruct(  # noqa: PLR0917 (options)
             half2=half2,
             fsc_s=fourier_shell_correlation(half1, half2),
             fsc_sphere_s=fsc_sphere,
+            left_out_i=left_out_i,
         )
 
 
@@ -206,8 +224,8 @@ def _sums_of_halves(
     point_group: str,
     workers: Workers,
     observer: Callable[[int], None] | None,
-) -> tuple[HalfSums, HalfSums]:
-    """Stream all images once into the accumulators of the two halves."""
+) -> tuple[tuple[HalfSums, HalfSums], NDArray[np.int64]]:
+    """Stream all images once into the accumulators of the two halves; also the particles left out."""
     box, pixel = particles.box_px, particles.pixel_size_angstrom
     poses = particles.require_poses()
     matrices = poses.matrices()
@@ -218,15 +236,23 @@ def _sums_of_halves(
     def prepare(
         batch: tuple[NDArray[np.int64], NDArray[np.float32]],
     ) -> tuple[NDArray[np.int64], NDArray[np.complex64], NDArray[np.float32]]:
-        index, images = batch
+        usable = usable_images(batch[1])
+        index, images = batch[0][usable], batch[1][usable]
         ctf_ip = ctf_at(pixels.kx_p, pixels.ky_p, box, particles, index)
         return index, centred_spectra(images, shifts_px[index], pixels) * ctf_ip, ctf_ip**2
 
+    used_i = np.zeros(len(particles), bool)
     for index, numerator_ip, weight_ip in workers.map_ordered(prepare, particles.batches(_BATCH)):
         for half, accumulator in enumerate(accumulators, start=1):
             own = half_i[index] == half
             accumulator.insert(matrices[index[own]], pixels, numerator_ip[own], weight_ip[own], workers)
+        used_i[index] = True
         if observer is not None:
             observer(len(index))
+    if not all(used_i[half_i == half].any() for half in (1, 2)):
+        raise PosterionError(
+            "no image of one half set can be used: all are constant, or hold NaN or infinite values; "
+            "'posterion doctor' says more"
+        )
     first, second = (HalfSums.from_accumulator(a, point_group, workers) for a in accumulators)
-    return first, second
+    return (first, second), np.flatnonzero(~used_i)

@@ -1,0 +1,334 @@
+"""A whole refinement: prepare, iterate with a checkpoint after each step, write the results; or go on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posterion.compute import Workers
+from posterion.data.mrc import write_map
+from posterion.data.particles import Particles
+from posterion.errors import PosterionError
+from posterion.mapping.fsc import FscCurves, read_fsc
+from posterion.refine.auto_refine import MapSet, init, step
+from posterion.refine.checkpoint import Checkpoint, save_checkpoint
+from posterion.refine.context import RefineContext
+from posterion.refine.folder import CHECKPOINT, SUMMARY, find_checkpoint, finished_summary, open_folder
+from posterion.refine.forecast import forecast, memory_available_bytes
+from posterion.refine.inputs import Inputs, prepare
+from posterion.refine.options import RefineOptions, Sources, write_config
+from posterion.refine.outputs import (
+    ResultMaps,
+    judge,
+    peak_memory_bytes,
+    resolutions,
+    result_mask,
+    versions,
+    write_iterations,
+    write_maps,
+    write_particles,
+    write_quarantine,
+    write_summary,
+)
+from posterion.refine.state import IterationInfo
+
+__all__ = ["RefineResult", "StageProgress", "refine"]
+
+_LOG = logging.getLogger("posterion")
+
+
+class _Stage(Protocol):
+    def advance(self, count: int = 1) -> None: ...
+
+
+class StageProgress(Protocol):
+    """Shows how far a stage of a run has come: called with its name and the number of particles."""
+
+    def __call__(self, stage: str, total: int, /) -> AbstractContextManager[_Stage]:
+        """Open the stage; its ``advance`` counts particles."""
+
+
+@dataclass(frozen=True)
+class RefineResult:
+    """Where a finished run is, and what it reached.
+
+    Attributes
+    ----------
+    folder : holds map.mrc, half1.mrc, half2.mrc, mask.mrc, fsc.tsv, particles.star, summary.json, ...
+    summary : what summary.json says
+    curves : FSC curves of the half maps
+    was_finished : whether the run had been finished before, so that nothing was computed
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+    curves: FscCurves
+    was_finished: bool = False
+
+
+def refine(  # noqa: PLR0917 (the first four are what every run needs)
+    particles: str | Path | Particles,
+    reference: str | Path | NDArray[np.floating],
+    output: str | Path,
+    diameter_angstrom: float,
+    options: RefineOptions | None = None,
+    progress: StageProgress | None = None,
+) -> RefineResult:
+    """Refine a map and the poses of particle images from a starting map: gold-standard maximum likelihood.
+
+    Both half sets are refined independently (docs/theory.md) until neither resolution nor map changes; a
+    last pass joins them at all frequencies. The state is saved after each iteration: the same call goes on
+    from there, to an identical result, and returns at once where it is finished.
+
+    Parameters
+    ----------
+    particles : particle file (.star, .cs, .par) or set
+    reference : MRC file or (m, m, m) array on the images' pixel size; any box, pixel size and grey scale
+    output : folder for the results; made where needed
+    diameter_angstrom : of the particle, Angstrom
+    options : everything else
+    progress : shows progress, for instance `posterion.report.progress.Progress`
+
+    Raises
+    ------
+    PosterionError
+        When inputs or options cannot be used, or the folder holds another run or cannot be written.
+    """
+    folder, options = Path(output), options or RefineOptions()
+    inputs = prepare(particles, reference, diameter_angstrom, options)
+    mark = inputs.fingerprint()
+    summary = finished_summary(folder, mark)
+    if summary is not None:
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+        _LOG.info("%s: this run is finished; its results are there", folder)
+        return RefineResult(folder, summary, read_fsc(folder / "fsc.tsv"), was_finished=True)
+    checkpoint = find_checkpoint(folder, mark)
+    with open_folder(folder), Workers(options.threads) as workers:
+        run = _Run(folder, inputs, inputs.context(workers), _Meter(checkpoint), progress)
+        run.announce(checkpoint)
+        return run.finish(run.iterate(run.begin(mark) if checkpoint is None else checkpoint))
+
+
+class _Meter:
+    """Wall and CPU time of this process since now, and its peak memory, added to what a checkpoint says."""
+
+    def __init__(self, before: Checkpoint | None) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        self._before = before
+
+    def read(self) -> dict[str, Any]:
+        """Fields of a `Checkpoint`."""
+        wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
+        if self._before is None:
+            return {"wall_seconds": wall, "cpu_seconds": cpu, "peak_bytes": peak_memory_bytes()}
+        return {
+            "wall_seconds": self._before.wall_seconds + wall,
+            "cpu_seconds": self._before.cpu_seconds + cpu,
+            "peak_bytes": max(self._before.peak_bytes, peak_memory_bytes()),
+        }
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run at work in its folder."""
+
+    folder: Path
+    inputs: Inputs
+    context: RefineContext
+    meter: _Meter
+    progress: StageProgress | None
+
+    def announce(self, checkpoint: Checkpoint | None) -> None:
+        """Say what is about to happen, and what it will need."""
+        particles, config, half_i = self.inputs.particles, self.inputs.config, self.inputs.half_i
+        _LOG.info(
+            "%s particles, box %d px of %g A, diameter %g A, symmetry %s, %s; halves of %d and %d",
+            f"{len(particles):,}",
+            particles.box_px,
+            particles.pixel_size_angstrom,
+            config.diameter_angstrom,
+            config.point_group,
+            config.method,
+            np.count_nonzero(half_i == 1),
+            np.count_nonzero(half_i == 2),
+        )
+        for note in self.inputs.notes:
+            _LOG.info("%s", note)
+        for warning in self.inputs.warnings:
+            _LOG.warning("%s", warning)
+        if checkpoint is None:
+            _tell_forecast(self.context)
+        else:
+            _LOG.info("going on from iteration %d, the last that was finished", checkpoint.state.iteration)
+
+    def begin(self, mark: dict[str, Any]) -> Checkpoint:
+        """Make the first state, save it, and write config.toml."""
+        inputs, config = self.inputs, self.inputs.config
+        state, scale = init(self.context, inputs.reference)
+        if not scale > 0:
+            raise PosterionError(
+                f"the reference fits the images with a negative grey scale ({scale:.3g}): one of them has "
+                "inverted contrast; multiply the reference by -1, or the images so that particles are bright"
+            )
+        checkpoint = Checkpoint(state, (), mark, scale, 0.0, 0.0, 0)
+        save_checkpoint(self.folder / CHECKPOINT, checkpoint)
+        reference = inputs.reference_path
+        if reference is None:
+            reference = self.folder / "reference.mrc"
+            write_map(reference, inputs.reference, self.context.pixel_size)
+        sources = Sources(inputs.particles_path, reference, config.diameter_angstrom)
+        write_config(self.folder / "config.toml", sources, inputs.options)
+        _LOG.info(
+            "reference low-passed to %.1f A; its grey scale was multiplied by %.4g to fit the images",
+            config.initial_lowpass_angstrom,
+            scale,
+        )
+        return checkpoint
+
+    def iterate(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Step until converged, saving each state."""
+        while (
+            not checkpoint.state.converged and checkpoint.state.iteration < self.context.config.max_iterations
+        ):
+            checkpoint, _ = self._step(checkpoint, final=False)
+            checkpoint = replace(checkpoint, **self.meter.read())
+            save_checkpoint(self.folder / CHECKPOINT, checkpoint)
+            write_iterations(self.folder / "iterations.jsonl", checkpoint.history)
+            if checkpoint.state.iteration == 1:
+                self._quarantine(checkpoint)
+        if not checkpoint.state.converged:
+            _LOG.warning("not converged after %d iterations", checkpoint.state.iteration)
+        return checkpoint
+
+    def _quarantine(self, checkpoint: Checkpoint) -> None:
+        """List images that the first iteration left out, and say so."""
+        usable = checkpoint.state.particles.usable
+        lines = write_quarantine(self.folder / "quarantine.txt", self.context.particles, usable)
+        if lines:
+            more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
+            _LOG.warning("left out, see quarantine.txt: %s%s", lines[0], more)
+
+    def _step(self, checkpoint: Checkpoint, final: bool) -> tuple[Checkpoint, MapSet]:
+        """One iteration, its progress shown and its line logged."""
+        name = f"iteration {checkpoint.state.iteration + 1}" + (", last, all frequencies" if final else "")
+        with _observed(self.progress, name, len(self.context.particles)) as observer:
+            state, info, maps = step(replace(self.context, observer=observer), checkpoint.state, final)
+        _refuse_empty_halves(self.context, state.particles.usable)
+        _LOG.info("%s", _line(info))
+        return replace(checkpoint, state=state, history=(*checkpoint.history, info)), maps
+
+    def finish(self, checkpoint: Checkpoint) -> RefineResult:
+        """Run the last iteration and write all results; summary.json comes last, then the checkpoint goes."""
+        folder, inputs, pixel_size = self.folder, self.inputs, self.context.pixel_size
+        done, found = self._step(checkpoint, final=True)
+        maps = _result_maps(inputs, found, pixel_size)
+        curves, warnings = judge(maps, pixel_size, inputs.config.seed, self.context.workers.threads)
+        for warning in warnings:
+            _LOG.warning("%s", warning)
+        write_maps(folder, maps, curves)
+        estimates = done.state.particles
+        write_particles(folder / "particles.star", inputs.particles, inputs.half_i, estimates)
+        left_out = write_quarantine(folder / "quarantine.txt", inputs.particles, estimates.usable)
+        write_iterations(folder / "iterations.jsonl", done.history)
+        summary = _summary(inputs, replace(done, **self.meter.read()), curves)
+        summary |= {"quarantined": list(left_out), "warnings": list(warnings)}
+        write_summary(folder / SUMMARY, summary)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+        _LOG.info(
+            "resolution %.2f A, without mask %.2f A", curves.resolution(), curves.resolution(curve="unmasked")
+        )
+        return RefineResult(folder, summary, curves)
+
+
+def _tell_forecast(context: RefineContext) -> None:
+    need = forecast(len(context.particles), context.box, context.config, context.workers.threads)
+    _LOG.info(
+        "forecast: %.1f GB of memory, in the last iteration, and about %s on %d threads; %.0f MB of disk",
+        need.memory_bytes / 1e9,
+        _duration(need.seconds),
+        context.workers.threads,
+        need.disk_bytes / 1e6,
+    )
+    available = memory_available_bytes()
+    if available is not None and need.memory_bytes > available:
+        _LOG.warning(
+            "this machine has %.1f GB of memory left: the run may be stopped for want of memory; fewer "
+            "threads or a smaller box (binned images) need less",
+            available / 1e9,
+        )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{max(5 * round(seconds / 5), 5)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@contextmanager
+def _observed(
+    progress: StageProgress | None, name: str, total: int
+) -> Iterator[Callable[[int], None] | None]:
+    if progress is None:
+        yield None
+    else:
+        with progress(name, total) as stage:
+            yield stage.advance
+
+
+def _refuse_empty_halves(context: RefineContext, usable: NDArray[np.bool_]) -> None:
+    for half in (1, 2):
+        if not usable[context.half_i == half].any():
+            raise PosterionError(
+                f"no image of half set {half} can be used: all are constant, or hold NaN or "
+                "infinite values; 'posterion doctor' says more"
+            )
+
+
+def _line(info: IterationInfo) -> str:
+    """Say what an iteration did, in one line."""
+    phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in info.seconds.items())
+    return (
+        f"iteration {info.iteration}: {info.resolution_angstrom:.2f} A (images compared to "
+        f"{info.compared_to_angstrom:.1f} A), Pmax {info.pmax:.2f}, "
+        f"log-likelihood {info.log_likelihood:.2f}, "
+        f"changes {info.angle_change_deg:.2f} deg and {info.shift_change_px:.2f} px, {info.search} search "
+        f"in steps of {info.angular_step_deg:.2g} deg and {info.shift_step_px:.2g} px; {phases}"
+    )
+
+
+def _result_maps(inputs: Inputs, found: MapSet, pixel_size_angstrom: float) -> ResultMaps:
+    """Join the maps to write; without a mask of the user's, one is made from the map."""
+    if found.joined is None or found.joined_unfiltered is None:
+        raise RuntimeError("the last iteration gave no joined map")
+    mask = inputs.mask
+    if inputs.options.mask is None:
+        mask = result_mask(found.joined, inputs.mask, pixel_size_angstrom)
+    return ResultMaps(found.joined, found.joined_unfiltered, found.unfiltered[0], found.unfiltered[1], mask)
+
+
+def _summary(inputs: Inputs, done: Checkpoint, curves: FscCurves) -> dict[str, Any]:
+    """Numbers of the run for summary.json; lengths in Angstrom, memory in bytes."""
+    return {
+        "command": "refine",
+        **resolutions(curves),
+        "iterations": done.state.iteration,
+        "converged": done.state.converged,
+        "particles": len(inputs.particles),
+        "reference_scale": done.reference_scale,
+        "wall_seconds": round(done.wall_seconds, 1),
+        "cpu_seconds": round(done.cpu_seconds, 1),
+        "cpu_seconds_per_particle": round(done.cpu_seconds / len(inputs.particles), 4),
+        "peak_memory_bytes": done.peak_bytes,
+        "seed": inputs.config.seed,
+        "options": asdict(inputs.config),
+        "versions": versions(),
+        "fingerprint": done.fingerprint,
+    }
