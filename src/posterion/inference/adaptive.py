@@ -66,7 +66,7 @@ def refine(
         support = _score(batch, row, levels[candidates.level], volume, plan, candidates)
         if candidates.level == len(plan.levels) - 1:
             return support
-        keep_r, keep_t = within_margin(support.log_prob_rt, plan)
+        keep_r, keep_t = within_margin(support.log_prob_rt, plan, candidates.level)
         survivors = Candidates(candidates.level, candidates.cell[keep_r], candidates.shifts_px[keep_t])
         candidates = children_of(survivors, plan)
 

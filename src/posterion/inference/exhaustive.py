@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from posterion.inference.adaptive import children_of
 from posterion.inference.images import ImageBatch
+from posterion.inference.posterior import Support
 from posterion.inference.search import Candidates, SearchPlan, within_margin
 from posterion.physics.fourier import Disc, disc
 from posterion.physics.projection import FourierVolume
 from posterion.physics.sampling import shift_lattice
 from posterion.physics.shifts import shift_phases
 
-__all__ = ["SharedGrid", "dense_candidates"]
+__all__ = ["SharedGrid", "dense_candidates", "dense_log_prob", "dense_supports"]
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,16 @@ class SharedGrid:
     Attributes
     ----------
     cell : (R,) int64 rotations of the grid that are scored
-    parts_rp : (R, 2 P) float32, real and imaginary parts of the slices, interleaved
+    matrices : (R, 3, 3) float64, their rotations
+    slices_rp : (R, P) complex64, the slices
     power_rp : (R, P) float32, squared moduli of the slices
     log_prior_r : (R,) float32
     pixels : disc of the level
     """
 
     cell: NDArray[np.int64]
-    parts_rp: NDArray[np.float32]
+    matrices: NDArray[np.float64]
+    slices_rp: NDArray[np.complex64]
     power_rp: NDArray[np.float32]
     log_prior_r: NDArray[np.float32]
     pixels: Disc
@@ -45,11 +48,13 @@ class SharedGrid:
         matrices = plan.grid(0).matrices(cell)
         slices_rp = volume.slices(matrices, pixels)
         power_rp = slices_rp.real**2 + slices_rp.imag**2
-        return cls(cell, slices_rp.view(np.float32), power_rp, plan.prior.of_rotations(matrices), pixels)
+        return cls(cell, matrices, slices_rp, power_rp, plan.prior.of_rotations(matrices), pixels)
 
 
-def dense_candidates(batch: ImageBatch, grid: SharedGrid, plan: SearchPlan) -> list[Candidates]:
-    """Score a batch on the shared grid and keep, per image, what comes within the margin of its best.
+def dense_log_prob(
+    batch: ImageBatch, grid: SharedGrid, plan: SearchPlan
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Score all images of a batch at all rotations of the shared grid and all shifts.
 
     ``cross_(it)r = [Re, Im of shifted, whitened images] @ [Re, Im of slices]^T`` and
     ``norm_ir = [C^2/sigma2] @ [|slice|^2]^T`` (THEORY 4).
@@ -59,6 +64,11 @@ def dense_candidates(batch: ImageBatch, grid: SharedGrid, plan: SearchPlan) -> l
     batch : prepared images
     grid : shared slices
     plan : search plan
+
+    Returns
+    -------
+    log_prob_itr : (n, T, R) float32, log-likelihood plus log prior
+    shifts_px : (T, 2) float64, pixels
     """
     inside = batch.pixels.within(grid.pixels.radius)
     step = plan.levels[0].shift_step_px
@@ -66,19 +76,41 @@ def dense_candidates(batch: ImageBatch, grid: SharedGrid, plan: SearchPlan) -> l
     phases_tp = shift_phases(grid.pixels, shifts_px)
     whitened = batch.whitened_ip[:, None, inside] * phases_tp
     n, t = whitened.shape[:2]
-    cross = whitened.reshape(n * t, -1).view(np.float32) @ grid.parts_rp.T
+    cross = whitened.reshape(n * t, -1).view(np.float32) @ grid.slices_rp.view(np.float32).T
     norm_ir = np.ascontiguousarray(batch.ctf2_ip[:, inside]) @ grid.power_rp.T
     log_prob_itr = plan.score(cross.reshape(n, t, -1), norm_ir[:, None])
     log_prob_itr += grid.log_prior_r
     total = batch.shift0_px[:, None] + shifts_px
     log_prob_itr += plan.prior.of_shifts(total, step)[:, :, None]
-    return [_survivors(log_prob_tr, grid, shifts_px, plan) for log_prob_tr in log_prob_itr]
+    return log_prob_itr, shifts_px
 
 
-def _survivors(
-    log_prob_tr: NDArray[np.float32], grid: SharedGrid, shifts_px: NDArray[np.float64], plan: SearchPlan
-) -> Candidates:
-    """What to score next: the survivors' children, or the survivors themselves where there is but one level."""
-    keep_r, keep_t = within_margin(log_prob_tr.T, plan)
-    survivors = Candidates(0, grid.cell[keep_r], shifts_px[keep_t])
-    return survivors if len(plan.levels) == 1 else children_of(survivors, plan)
+def dense_candidates(batch: ImageBatch, grid: SharedGrid, plan: SearchPlan) -> list[Candidates]:
+    """Score a batch on the shared grid and list, per image, the children of what comes within the margin of its best.
+
+    Parameters
+    ----------
+    batch : prepared images
+    grid : shared slices
+    plan : search plan with at least two levels
+    """
+    log_prob_itr, shifts_px = dense_log_prob(batch, grid, plan)
+    starts = []
+    for log_prob_tr in log_prob_itr:
+        keep_r, keep_t = within_margin(log_prob_tr.T, plan, 0)
+        starts.append(children_of(Candidates(0, grid.cell[keep_r], shifts_px[keep_t]), plan))
+    return starts
+
+
+def dense_supports(batch: ImageBatch, grid: SharedGrid, plan: SearchPlan) -> list[Support]:
+    """Score a batch on the shared grid as the only level: every image's support is the whole grid.
+
+    Parameters
+    ----------
+    batch : prepared images
+    grid : shared slices
+    plan : search plan with one level
+    """
+    log_prob_itr, shifts_px = dense_log_prob(batch, grid, plan)
+    step_deg = plan.grid(0).step_deg
+    return [Support(grid.matrices, shifts_px, scores.T, grid.slices_rp, step_deg) for scores in log_prob_itr]

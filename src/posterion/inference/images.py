@@ -13,7 +13,7 @@ from posterion.physics.soft_masks import soft_disc
 from posterion.physics.ctf import ctf_at
 from posterion.physics.fourier import Disc, disc, shell_index_2d
 
-__all__ = ["ImageBatch", "NoiseModel", "prepare_images"]
+__all__ = ["ImageBatch", "NoiseModel", "background_power", "mask_area", "prepare_images"]
 
 _MASK_EDGE_PX = 5.0
 
@@ -70,6 +70,25 @@ class ImageBatch:
 def mask_area(box: int, diameter_px: float) -> float:
     """Mean of the squared soft disc: the share of white noise power that masking leaves."""
     return float(np.mean(soft_disc(box, diameter_px / 2, _MASK_EDGE_PX) ** 2))
+
+
+def background_power(images: NDArray[np.float32], diameter_px: float) -> NDArray[np.float64]:
+    """Power per shell of what lies outside the particle, as if it filled the image.
+
+    Parameters
+    ----------
+    images : (n, box, box) float32
+    diameter_px : diameter of the soft disc that is cut out, pixels
+
+    Returns
+    -------
+    (n, box//2+1) float64
+    """
+    box = images.shape[-1]
+    outside = 1 - soft_disc(box, diameter_px / 2, _MASK_EDGE_PX)
+    mean = (images * outside).sum((1, 2)) / outside.sum()
+    spectra = scipy.fft.rfft2((images - mean[:, None, None]) * outside)
+    return _shell_power(spectra, box) / np.mean(outside**2)
 
 
 def prepare_images(

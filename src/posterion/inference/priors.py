@@ -51,7 +51,7 @@ def _direction_pixel(vectors: NDArray[np.float64]) -> NDArray[np.int64]:
 def estimate_direction_prior(
     directions: NDArray[np.float64], operators: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Estimate the log density of viewing directions from the best poses, a fifth of it kept uniform.
+    """Estimate the log density of viewing directions from the best poses, a fifth of it kept uniform; uniform if there are none.
 
     Parameters
     ----------
@@ -62,6 +62,8 @@ def estimate_direction_prior(
     -------
     (192,) float64, see `PosePrior`
     """
+    if not len(directions):
+        return np.zeros(12 * 4**_PRIOR_ORDER)
     equivalent = np.einsum("gji,nj->gni", operators, directions).reshape(-1, 3)
     pixel_count = 12 * 4**_PRIOR_ORDER
     density = np.bincount(_direction_pixel(equivalent), minlength=pixel_count) * (pixel_count / len(equivalent))

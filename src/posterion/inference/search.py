@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from posterion.inference.likelihood import Score, gaussian_log_prob
 from posterion.inference.priors import PosePrior
 from posterion.physics.sampling import RotationGrid
+from posterion.physics.symmetry import point_group_operators
 
 __all__ = ["Candidates", "Level", "SearchPlan", "within_margin"]
 
@@ -24,11 +25,13 @@ class Level:
     order : HEALPix order of the rotations
     radius : highest shell compared, Fourier pixels
     shift_step_px : step of the shifts, pixels
+    cell_loss : share of its log-probability that the best pose inside a cell may lose by being scored at the centre
     """
 
     order: int
     radius: int
     shift_step_px: float
+    cell_loss: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,15 @@ class SearchPlan:
         return self.levels[-1].radius
 
     @cached_property
+    def cell_count(self) -> float:
+        """Number of different rotations of the last level's grid."""
+        grid = self.grid(len(self.levels) - 1)
+        return grid.n_directions * grid.n_psi / len(point_group_operators(self.point_group))
+
+    @property
     def log_rotation_cell(self) -> float:
         """Log of the prior mass of one rotation of the last level under the uniform prior."""
-        grid = self.grid(len(self.levels) - 1)
-        return -float(np.log(grid.n_directions * grid.n_psi))
+        return -float(np.log(self.cell_count))
 
 
 @dataclass(frozen=True)
@@ -91,21 +99,25 @@ class Candidates:
 
 
 def within_margin(
-    log_prob_rt: NDArray[np.float32], plan: SearchPlan
+    log_prob_rt: NDArray[np.float32], plan: SearchPlan, level: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rotations and shifts that survive a level: those with a pose within the margin of the best.
+    """Rotations and shifts that survive a level: those whose cell may hold a pose within the margin of the best.
+
+    A cell is scored at its centre only; ``floor = best - max(margin, loss * best)`` leaves room for what that costs.
 
     Parameters
     ----------
     log_prob_rt : (R, T) float32
-    plan : gives the margin and the largest number of rotations
+    plan : gives the margin, the loss and the largest number of rotations
+    level : index into the plan's levels
 
     Returns
     -------
     Positions of the rotations and of the shifts, ascending.
     """
     best_r = log_prob_rt.max(axis=1)
-    floor = best_r.max() - plan.margin_nats
+    best = float(best_r.max())
+    floor = best - max(plan.margin_nats, plan.levels[level].cell_loss * best)
     keep_r = np.flatnonzero(best_r >= floor)
     if len(keep_r) > plan.max_rotations:
         keep_r = np.sort(keep_r[np.argsort(-best_r[keep_r], kind="stable")[: plan.max_rotations]])

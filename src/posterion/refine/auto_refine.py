@@ -1,290 +1,254 @@
-"""Gold-standard refinement: expectation, maximisation, measure, decide; ``init`` and ``step``."""
+"""Gold-standard refinement: ``init`` makes the first state, ``step`` turns one state into the next."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
-from posterion.compute import Workers
-from posterion.data.particles import Particles
-from posterion.inference.exhaustive import SharedGrid
-from posterion.inference.expectation import BatchExpectation, expect_batch
-from posterion.inference.images import NoiseModel, mask_area, prepare_images
-from posterion.inference.likelihood import gaussian_log_prob, profile_log_prob
-from posterion.inference.priors import PosePrior, estimate_direction_prior, estimate_offset_sigma
+from posterion.inference.priors import estimate_direction_prior, estimate_offset_sigma
 from posterion.inference.search import SearchPlan
-from posterion.mapping.fsc import fourier_shell_correlation
+from posterion.mapping.fsc import fourier_shell_correlation, fsc_curves
+from posterion.mapping.masks import low_pass
 from posterion.mapping.reconstruct import HalfSums, ssnr_from_fsc
-from posterion.physics.fourier import disc
-from posterion.physics.projection import Accumulator, FourierVolume
 from posterion.physics.rotations import angular_distance_deg
-from posterion.physics.sampling import shift_lattice
-from posterion.physics.soft_masks import soft_sphere
-from posterion.physics.symmetry import point_group_operators, symmetry_equivalents
-from posterion.refine.schedule import search_levels
-from posterion.refine.state import IterationInfo, ParticleEstimates, RefineConfig, RefinementState
+from posterion.physics.symmetry import point_group_operators
+from posterion.refine.context import RefineContext
+from posterion.refine.expectation_step import ExpectationSums, expect_half, make_plan
+from posterion.refine.grey_scale import background_sigma2, fit_grey_scale
+from posterion.refine.schedule import SearchState
+from posterion.refine.state import IterationInfo, ParticleEstimates, RefinementState
 
-__all__ = ["RefineContext", "step"]
+__all__ = ["MapSet", "init", "step"]
 
 _MAP_MARGIN_SHELLS = 10
 _COMPARE_MARGIN_SHELLS = 4
-_BATCH_BYTES = 2**26
-_BATCH = 32
+_FSC_LIMIT = 0.143
+_SHARP_POSTERIOR = 2.5
+_FINEST = 16.0
+_STILL_CHANGING = 0.02
 
 
 @dataclass(frozen=True)
-class RefineContext:
-    """What does not change during a refinement.
+class MapSet:
+    """Maps of one iteration.
 
     Attributes
     ----------
-    particles : the set
-    half_i : (N,) int8, 1 or 2
-    noise_group_i, scale_group_i : (N,) int32
-    solvent_mask : (n, n, n) float32
-    config : options
-    workers : threads
-    observer : called with the number of particles after each batch
+    half_maps : (2, n, n, n) float32, regularised, solvent flattened, joined at low resolution: the next references
+    unfiltered : (2, n, n, n) float32, half maps without regularisation
+    fsc_s : (n//2+1,) float64, FSC of the unfiltered half maps inside the solvent mask
+    tau2_s : (n//2+1,) float64, prior variance of the map's coefficients that regularised the half maps
+    joined, joined_unfiltered : (n, n, n) float32, map of all particles; only in the last iteration
     """
 
-    particles: Particles
-    half_i: NDArray[np.int8]
-    noise_group_i: NDArray[np.int32]
-    scale_group_i: NDArray[np.int32]
-    solvent_mask: NDArray[np.float32]
-    config: RefineConfig
-    workers: Workers
-    observer: Callable[[int], None] | None = None
-
-    @property
-    def box(self) -> int:
-        """Image box, pixels."""
-        return self.particles.box_px
-
-    @property
-    def pixel_size(self) -> float:
-        """Pixel size, Angstrom."""
-        return self.particles.pixel_size_angstrom
-
-    @property
-    def diameter_px(self) -> float:
-        """Particle diameter, pixels."""
-        return self.config.diameter_angstrom / self.pixel_size
-
-
-class _Sums:
-    """Running sums of one expectation step over both halves."""
-
-    def __init__(self, context: RefineContext, state: RefinementState, radius: int, compare_radius: int) -> None:
-        groups, shells = state.sigma2_gs.shape
-        self.context, self.sigma2_gs, self.compare_radius = context, state.sigma2_gs, compare_radius
-        self.pixels = disc(context.box, radius)
-        self.accumulators = Accumulator(context.box, radius), Accumulator(context.box, radius)
-        self.noise_gs = np.zeros((groups, shells))
-        self.count_g = np.zeros(groups)
-        self.cross_g, self.square_g = np.zeros((2, len(state.scale_g)))
-        self.estimates = ParticleEstimates.empty(len(context.particles))
-        self.estimates.usable[:] = False
-        self.scored = 0
-
-    def add(self, part: BatchExpectation, half: int) -> None:
-        """Add one batch; called in the order of the batches, so the sums have the same bits for any thread count."""
-        self.accumulators[half].insert(
-            part.insert_matrices, self.pixels, part.numerator_mp, part.weight_mp, self.context.workers
-        )
-        index, e = part.index_i, self.estimates
-        e.matrices[index], e.shifts_px[index], e.usable[index] = part.matrices_i, part.shifts_px_i, True
-        e.log_likelihood[index], e.pmax[index] = part.log_likelihood_i, part.pmax_i
-        e.effective_orientations[index] = part.effective_orientations_i
-        self._add_noise(part)
-        scale_group = self.context.scale_group_i[index]
-        np.add.at(self.cross_g, scale_group, part.cross_is.sum(axis=1))
-        np.add.at(self.square_g, scale_group, part.square_is.sum(axis=1))
-        self.scored += int(part.scored_i.sum())
-
-    def _add_noise(self, part: BatchExpectation) -> None:
-        """Add ``|y|^2 - 2 y.R + |R|^2`` per shell, of masked images, scaled to the whole image's area."""
-        group = self.context.noise_group_i[part.index_i]
-        area = mask_area(self.context.box, self.context.diameter_px)
-        compared = disc(self.context.box, self.compare_radius)
-        count_s = compared.shell_sum(compared.multiplicity_p)
-        residual_is = part.masked_power_is.copy()
-        used = slice(0, self.compare_radius + 1)
-        explained_is = (2 * part.cross_is - part.square_is) / np.maximum(count_s, 1)
-        residual_is[:, used] -= self.sigma2_gs[group, used] * explained_is / area
-        np.add.at(self.noise_gs, group, residual_is)
-        np.add.at(self.count_g, group, 1)
-
-
-def step(context: RefineContext, state: RefinementState, final: bool = False) -> tuple[RefinementState, IterationInfo, _MapSet]:
-    """Run one iteration: E-step over both halves, M-step, FSC, and the decision what comes next."""
-    clock = _Clock()
-    nyquist = (context.box - 1) // 2
-    radius = nyquist if final else min(state.resolution_shell + _MAP_MARGIN_SHELLS, nyquist)
-    compare_radius = min(state.resolution_shell + _COMPARE_MARGIN_SHELLS, nyquist)
-    plan = make_plan(context, state, compare_radius)
-    sums = _Sums(context, state, radius, plan.radius)
-    for half in (0, 1):
-        for part in _expect_half(context, state, plan, half, radius):
-            sums.add(part, half)
-    clock.lap("expectation")
-    maps = _maximise(context, sums, final)
-    clock.lap("maximisation")
-    new_state = _next_state(context, state, sums, maps, plan)
-    return new_state, _report(context, state, new_state, plan, sums, clock), maps
-
-
-def make_plan(context: RefineContext, state: RefinementState, compare_radius: int) -> SearchPlan:
-    """Decide how this iteration searches."""
-    config = context.config
-    first = state.iteration == 0
-    range_px = config.shift_range_angstrom / context.pixel_size if first else 2.5
-    levels = search_levels(compare_radius, context.box, context.diameter_px, state.fineness, range_px, state.local)
-    rng = np.random.default_rng((config.seed, state.iteration))
-    offset = Rotation.from_rotvec(np.radians(rng.uniform(-5, 5, 3))).as_matrix()
-    return SearchPlan(
-        levels=levels,
-        shift_range_px=range_px,
-        margin_nats=config.margin_nats,
-        max_rotations=config.max_rotations,
-        point_group=config.point_group,
-        grid_offset=offset,
-        prior=PosePrior(state.log_direction_d, state.offset_sigma_px),
-        score=gaussian_log_prob if config.method == "em" else profile_log_prob,
-        local_radius_deg=2 * 60.0 / 2 ** levels[0].order if state.local else None,
-    )
-
-
-def _expect_half(context: RefineContext, state: RefinementState, plan: SearchPlan, half: int, radius: int):
-    """Expectation of one half set, batch by batch in file order."""
-    volume = FourierVolume.from_map(state.half_maps[half], plan.radius, workers=context.workers.threads)
-    shared = None if state.local else SharedGrid.of(volume, plan)
-    noise = NoiseModel(state.sigma2_gs, context.noise_group_i, state.scale_g, context.scale_group_i)
-    members = np.flatnonzero(context.half_i == half + 1)
-    size = _batch_size(plan, shared)
-    estimates = state.particles
-
-    def expect(index: NDArray[np.int64]) -> BatchExpectation:
-        shifts = estimates.shifts_px[index]
-        batch = prepare_images(
-            context.particles, index, context.particles.images(index), radius, context.diameter_px, noise, np.rint(shifts)
-        )
-        hard = context.config.method == "projection-matching"
-        return expect_batch(batch, volume, plan, shared, estimates.matrices[index], shifts, hard)
-
-    for part in context.workers.map_ordered(expect, [members[i : i + size] for i in range(0, len(members), size)]):
-        yield part
-        if context.observer is not None:
-            context.observer(len(part.index_i))
-
-
-def _batch_size(plan: SearchPlan, shared: SharedGrid | None) -> int:
-    """Images per batch: bounded memory for the dense scores; never a function of the number of threads."""
-    if shared is None:
-        return _BATCH
-    shifts = len(shift_lattice(plan.shift_range_px, plan.levels[0].shift_step_px))
-    return int(np.clip(_BATCH_BYTES // (4 * shifts * len(shared.cell)), 1, _BATCH))
-
-
-@dataclass(frozen=True)
-class _MapSet:
     half_maps: NDArray[np.float32]
     unfiltered: NDArray[np.float32]
     fsc_s: NDArray[np.float64]
-    joined: NDArray[np.float32] | None
+    tau2_s: NDArray[np.float64]
+    joined: NDArray[np.float32] | None = None
+    joined_unfiltered: NDArray[np.float32] | None = None
 
 
-def _maximise(context: RefineContext, sums: _Sums, final: bool) -> _MapSet:
-    workers, threads = context.workers, context.workers.threads
-    halves = [HalfSums.from_accumulator(a, context.config.point_group, workers) for a in sums.accumulators]
-    unfiltered = [h.solve(None, threads) for h in halves]
-    mask = context.solvent_mask
-    fsc_s = fourier_shell_correlation(unfiltered[0] * mask, unfiltered[1] * mask)
-    r = halves[0].grid.radius
-    fsc_s[r + 1 :] = 0
-    ssnr_s = ssnr_from_fsc(fsc_s)[: r + 1]
-    joined = None
-    if final:
-        both = halves[0] + halves[1]
-        joined = both.solve(both.shell_weight() / (2 * ssnr_s), threads)
-    join = int(context.box * context.pixel_size / context.config.join_halves_angstrom)
-    low = halves[0].joined_below(halves[1], join), halves[1].joined_below(halves[0], join)
-    regular = [h.solve(h.shell_weight() / ssnr_s, threads) * mask for h in low]
-    return _MapSet(np.stack(regular), np.stack(unfiltered), fsc_s, joined)
+def init(context: RefineContext, reference: NDArray[np.float32]) -> tuple[RefinementState, float]:
+    """Make the first state: low-passed reference on the images' grey scale, noise from the images' background.
+
+    Parameters
+    ----------
+    context : the run
+    reference : (n, n, n) float32, starting map on the images' box and pixel size, any grey scale
+
+    Returns
+    -------
+    state : before the first iteration
+    grey_scale : the factor that the reference was multiplied by
+    """
+    config = context.config
+    start = low_pass(reference, config.initial_lowpass_angstrom, context.pixel_size) * context.solvent_mask
+    shell = max(context.shell_of(config.initial_lowpass_angstrom), 3)
+    sigma2_gs = background_sigma2(context)
+    state = RefinementState(
+        iteration=0,
+        half_maps=np.stack([start, start]),
+        sigma2_gs=sigma2_gs,
+        scale_g=np.ones(int(context.scale_group_i.max()) + 1),
+        tau2_s=np.zeros(sigma2_gs.shape[1]),
+        particles=ParticleEstimates.empty(len(context.particles)),
+        resolution_shell=shell,
+        best_shell=shell,
+        stalled=0,
+        search=SearchState(),
+        log_direction_d=estimate_direction_prior(np.empty((0, 3)), np.eye(3)[None]),
+        offset_sigma_px=config.shift_range_angstrom / context.pixel_size / 2,
+        converged=False,
+    )
+    factor, support_share = fit_grey_scale(context, state)
+    return (
+        replace(
+            state,
+            half_maps=state.half_maps * np.float32(factor),
+            search=replace(state.search, support_share=support_share),
+        ),
+        factor,
+    )
 
 
-def _next_state(context, state, sums, maps, plan) -> RefinementState:
-    below = np.flatnonzero(maps.fsc_s[1:] < 0.143)
+def step(
+    context: RefineContext, state: RefinementState, final: bool = False
+) -> tuple[RefinementState, IterationInfo, MapSet]:
+    """Run one iteration: E-step over both halves, M-step, FSC, and the decision what comes next.
+
+    Parameters
+    ----------
+    context : the run
+    state : where it stands
+    final : collect all frequencies up to Nyquist and also join the halves into one map
+    """
+    start = time.perf_counter()
+    nyquist = (context.box - 1) // 2
+    radius = nyquist if final else min(state.resolution_shell + _MAP_MARGIN_SHELLS, nyquist)
+    plan = make_plan(context, state, min(state.resolution_shell + _COMPARE_MARGIN_SHELLS, radius))
+    sums = ExpectationSums(context, state, plan, radius)
+    for half in (0, 1):
+        for part in expect_half(context, state, plan, half, radius):
+            sums.add(part, half)
+    expected = time.perf_counter()
+    maps = _maximise(context, sums, final)
+    seconds = {"expectation": expected - start, "maximisation": time.perf_counter() - expected}
+    measured = _next_state(context, state, sums, maps)
+    info = _report(context, state, measured, plan, sums, seconds)
+    return _decide(measured, state, info), info, maps
+
+
+def _maximise(context: RefineContext, sums: ExpectationSums, final: bool) -> MapSet:
+    """Solve both halves: FSC from the independent ones, then references that share their low resolution."""
+    threads, mask = context.workers.threads, context.solvent_mask
+    first, second = (
+        HalfSums.from_accumulator(a, context.config.point_group, context.workers) for a in sums.accumulators
+    )
+    unfiltered = np.stack([first.solve(None, threads), second.solve(None, threads)])
+    fsc_s = _solvent_fsc(context, unfiltered, first.grid.radius)
+    ssnr_s = ssnr_from_fsc(fsc_s)[: first.grid.radius + 1]
+    weight_s = (first.shell_weight() + second.shell_weight()) / 2
+    join = context.shell_of(context.config.join_halves_angstrom)
+    halves = [
+        own.joined_below(other, join).solve(weight_s / ssnr_s, threads) * mask
+        for own, other in ((first, second), (second, first))
+    ]
+    tau2_s = np.zeros(len(fsc_s))
+    tau2_s[: len(ssnr_s)] = ssnr_s / np.maximum(first.grid.padding**3 * weight_s, 1e-30)
+    maps = MapSet(np.stack(halves), unfiltered, fsc_s, tau2_s)
+    if not final:
+        return maps
+    both = first + second
+    joined = both.solve(both.shell_weight() / (2 * ssnr_s), threads)
+    return replace(maps, joined=joined, joined_unfiltered=both.solve(None, threads))
+
+
+def _solvent_fsc(context: RefineContext, unfiltered: NDArray[np.float32], radius: int) -> NDArray[np.float64]:
+    """FSC inside the solvent mask, zero beyond the collected shells; a user's mask is corrected for its own correlations."""
+    mask, first, second = context.solvent_mask, *unfiltered
+    if context.tight_mask:
+        curves = fsc_curves(first, second, context.pixel_size, mask, workers=context.workers.threads)
+        fsc_s = np.array(curves.corrected_s)
+    else:
+        fsc_s = fourier_shell_correlation(first * mask, second * mask)
+    fsc_s[radius + 1 :] = 0
+    return fsc_s
+
+
+def _next_state(
+    context: RefineContext, state: RefinementState, sums: ExpectationSums, maps: MapSet
+) -> RefinementState:
+    """What this iteration measured, before any decision."""
+    below = np.flatnonzero(maps.fsc_s[1:] < _FSC_LIMIT)
     shell = int(below[0]) if len(below) else len(maps.fsc_s) - 1
-    sigma2 = np.maximum(sums.noise_gs / np.maximum(sums.count_g, 1)[:, None], 1e-20)
-    scale = _new_scales(state.scale_g, sums)
+    found = sums.estimates
     operators = point_group_operators(context.config.point_group)
-    est = sums.estimates
-    stalled = 0 if shell > state.best_shell else state.stalled + 1
-    fineness, local, converged = state.fineness, state.local, False
-    if np.median(est.effective_orientations) < 2.5 and fineness < 16:
-        fineness, stalled = 2 * fineness, 0
-    elif stalled >= 1:
-        if not local:
-            local, stalled = True, 0
-        elif stalled >= 2:
-            converged = True
-    return RefinementState(
+    return replace(
+        state,
         iteration=state.iteration + 1,
         half_maps=maps.half_maps,
-        sigma2_gs=sigma2,
-        scale_g=scale,
-        fsc_s=maps.fsc_s,
-        particles=est,
-        resolution_shell=shell,
+        sigma2_gs=sums.sigma2_gs(),
+        scale_g=sums.scale_g(state.scale_g),
+        tau2_s=maps.tau2_s,
+        particles=found,
+        resolution_shell=max(shell, 3),
         best_shell=max(shell, state.best_shell),
-        stalled=stalled,
-        fineness=fineness,
-        local=local,
-        log_direction_d=estimate_direction_prior(est.matrices[:, 2], operators),
-        offset_sigma_px=estimate_offset_sigma(est.shifts_px[est.usable]),
-        converged=converged,
+        log_direction_d=estimate_direction_prior(found.matrices[found.usable, 2], operators),
+        offset_sigma_px=estimate_offset_sigma(found.shifts_px[found.usable]),
     )
 
 
-def _new_scales(scale_g, sums):
-    ratio = sums.cross_g / np.maximum(sums.square_g, 1e-30)
-    new = scale_g * np.clip(ratio, 0.2, 5)
-    return new / new.mean()
+def _decide(measured: RefinementState, old: RefinementState, info: IterationInfo) -> RefinementState:
+    """Decide what comes next: a finer grid, a local search, or the end.
+
+    The grid is refined as long as posteriors are narrower than its cells. When neither the resolution rises nor the
+    map changes, the search becomes local; when that holds again, the run has converged.
+    """
+    search = replace(measured.search, support_share=info.support_share)
+    improving = measured.best_shell > old.best_shell or info.map_change > _STILL_CHANGING
+    if info.effective_orientations < _SHARP_POSTERIOR and search.fineness < _FINEST:
+        return replace(measured, stalled=0, search=replace(search, fineness=2 * search.fineness))
+    if improving:
+        return replace(measured, stalled=0, search=search)
+    if not search.local and info.effective_orientations < 50:
+        return replace(measured, stalled=0, search=replace(search, local=True))
+    stalled = old.stalled + 1
+    return replace(measured, stalled=stalled, search=search, converged=stalled >= 2)
 
 
-class _Clock:
-    def __init__(self):
-        self.last, self.laps = time.perf_counter(), {}
-
-    def lap(self, name):
-        now = time.perf_counter()
-        self.laps[name] = round(now - self.last, 3)
-        self.last = now
-
-
-def _report(context, old, new, plan, sums, clock) -> IterationInfo:
+def _report(
+    context: RefineContext,
+    old: RefinementState,
+    new: RefinementState,
+    plan: SearchPlan,
+    sums: ExpectationSums,
+    seconds: dict[str, float],
+) -> IterationInfo:
+    """Summarise an iteration for people and for the schedule."""
+    edge = context.box * context.pixel_size
+    found, last = new.particles, plan.levels[-1]
+    both = found.usable & old.particles.usable
+    grid = plan.grid(len(plan.levels) - 1)
     operators = point_group_operators(context.config.point_group)
-    a, b = old.particles.matrices, new.particles.matrices
-    change = np.min([angular_distance_deg(a, b @ s) for s in operators], axis=0)
+    used = found.usable if found.usable.any() else np.ones(1, bool)
     return IterationInfo(
         iteration=new.iteration,
-        resolution_angstrom=context.box * context.pixel_size / max(new.resolution_shell, 1),
-        compared_to_angstrom=context.box * context.pixel_size / plan.radius,
-        angular_step_deg=60 / 2 ** plan.levels[-1].order,
-        shift_step_px=plan.levels[-1].shift_step_px,
-        search="local" if old.local else "global",
-        pmax=float(new.particles.pmax.mean()),
-        log_likelihood=float(new.particles.log_likelihood.mean()),
-        effective_orientations=float(np.median(new.particles.effective_orientations)),
-        angle_change_deg=float(np.median(change)),
-        shift_change_px=float(np.median(np.hypot(*(new.particles.shifts_px - old.particles.shifts_px).T))),
-        scored_rotations=sums.scored / len(context.particles),
-        quarantined=int((~new.particles.usable).sum()),
-        seconds=clock.laps,
+        resolution_angstrom=edge / new.resolution_shell,
+        compared_to_angstrom=edge / plan.radius,
+        angular_step_deg=grid.step_deg,
+        shift_step_px=last.shift_step_px,
+        search="local" if old.search.local else "dense" if len(plan.levels) == 1 else "global",
+        pmax=float(found.pmax[used].mean()),
+        log_likelihood=float(found.log_likelihood[used].mean()),
+        effective_orientations=float(np.median(found.effective_orientations[used])),
+        support_share=float(found.effective_orientations[used].mean() / plan.cell_count),
+        angle_change_deg=_angle_change(old.particles.matrices[both], found.matrices[both], operators),
+        shift_change_px=_median_length(found.shifts_px[both] - old.particles.shifts_px[both]),
+        map_change=_map_change(old, new),
+        scored_rotations=sums.scored / max(int(found.usable.sum()), 1),
+        quarantined=int((~found.usable).sum()),
+        seconds=seconds,
     )
+
+
+def _angle_change(
+    old: NDArray[np.float64], new: NDArray[np.float64], operators: NDArray[np.float64]
+) -> float:
+    """Median angle between poses, symmetry-equivalent ones counting as equal; 180 where there is none to compare."""
+    if not len(old):
+        return 180.0
+    return float(np.median(np.min([angular_distance_deg(old, new @ s) for s in operators], axis=0)))
+
+
+def _median_length(vectors: NDArray[np.float64]) -> float:
+    return float(np.median(np.hypot(*vectors.T))) if len(vectors) else 0.0
+
+
+def _map_change(old: RefinementState, new: RefinementState) -> float:
+    """One minus the mean FSC of the new map with the old one, up to the resolution."""
+    fsc_s = fourier_shell_correlation(old.half_maps.mean(axis=0), new.half_maps.mean(axis=0))
+    return float(1 - fsc_s[1 : new.resolution_shell + 1].mean())

@@ -61,6 +61,10 @@ class RefineOptions:
     threads: int | None = None
     supplement: Supplement = field(default_factory=Supplement)
 
+    def __post_init__(self) -> None:
+        if self.mask is not None:
+            object.__setattr__(self, "mask", Path(self.mask))
+
 
 def resolve(
     options: RefineOptions, diameter_angstrom: float, box_px: int, pixel_size_angstrom: float

@@ -1,18 +1,40 @@
-"""How finely to search: bands, angular and shift steps from the resolution and the particle's size."""
+"""How finely to search: bands, angular and shift steps from the resolution, the particle's size and what was measured."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from posterion.inference.search import Level
 
-__all__ = ["band_of_order", "search_levels"]
+__all__ = ["SearchState", "band_of_order", "local_radius_deg", "search_levels"]
 
-_COARSEST_ORDER = 2
+_DENSE_CELLS = 6000
+_DENSE_BYTES = 2**28
+_DENSE_SHARE = 0.01
 _LOCAL_ORDER = 4
 _FINEST_ORDER = 8
 _BAND_FACTOR = 1.2
 _SHIFT_FACTOR = 3.0
+_CELL_LOSS = 0.35
+_LOCAL_STEPS = 2.0
+
+
+@dataclass(frozen=True)
+class SearchState:
+    """What the schedule has decided and measured so far.
+
+    Attributes
+    ----------
+    fineness : the last level's grid of rotations resolves ``fineness`` times the band that is compared
+    local : search around the previous poses
+    support_share : mean effective number of rotations of a posterior over the number of cells of its grid
+    """
+
+    fineness: float = 2.0
+    local: bool = False
+    support_share: float = 0.0
 
 
 def band_of_order(order: int, box: int, diameter_px: float) -> float:
@@ -30,30 +52,47 @@ def band_of_order(order: int, box: int, diameter_px: float) -> float:
     return float(_BAND_FACTOR * box / (step_rad * diameter_px / 2))
 
 
+def local_radius_deg(levels: tuple[Level, ...]) -> float:
+    """Radius of a local search: two steps of its first level, degrees."""
+    return _LOCAL_STEPS * 60.0 / 2 ** levels[0].order
+
+
 def search_levels(
-    radius: int, box: int, diameter_px: float, fineness: float, shift_range_px: float, local: bool
+    radius: int, box: int, diameter_px: float, search: SearchState, shift_range_px: float, group_order: int
 ) -> tuple[Level, ...]:
-    """Levels from a coarse grid at low resolution to one that oversamples ``radius`` by ``fineness``.
+    """Levels from a coarse grid at low resolution to one that oversamples ``radius`` by ``search.fineness``.
+
+    Where posteriors are so broad that most of the finest grid would be scored anyway, that grid is the only level
+    and is shared by all images: matrix products instead of ragged lists.
 
     Parameters
     ----------
     radius : highest shell of the last level, Fourier pixels
     box, diameter_px : pixels
-    fineness : the last level's grid resolves ``fineness * radius``
+    search : fineness, local or global, and how broad posteriors were
     shift_range_px : radius of the shift search; no level has a step of more than half of it
-    local : start around the previous pose, at a finer grid
+    group_order : number of operators of the point group
     """
-    last = _COARSEST_ORDER
-    while last < _FINEST_ORDER and band_of_order(last, box, diameter_px) < fineness * radius:
+    last = 1
+    while last < _FINEST_ORDER and band_of_order(last, box, diameter_px) < search.fineness * radius:
         last += 1
-    first = min(max(_LOCAL_ORDER, last - 2), last) if local else min(_COARSEST_ORDER, last)
+    first = min(last, max(_LOCAL_ORDER, last - 2) if search.local else _shared_order(radius, last, search, group_order))
     levels: list[Level] = []
-    step = 2.0**np.floor(np.log2(max(shift_range_px / 2, 0.125)))
+    step = float(2.0 ** np.floor(np.log2(max(shift_range_px / 2, 0.125))))
     for order in range(first, last + 1):
-        band = radius if order == last else min(radius, int(band_of_order(order, box, diameter_px)))
-        # The first level may start finer; after it a level halves the step at most, as children are made.
-        wanted = box / (_SHIFT_FACTOR * band * (fineness if order == last else 2))
+        resolved = band_of_order(order, box, diameter_px)
+        band = radius if order == last else min(radius, int(resolved))
+        wanted = box / (_SHIFT_FACTOR * band * (search.fineness if order == last else 2.0))
+        # The first level may start at any step; after it a level halves the step at most, as children are made.
         while wanted < 0.75 * step and (not levels or step > 0.75 * levels[-1].shift_step_px):
             step /= 2
-        levels.append(Level(order, max(band, 3), step))
+        levels.append(Level(order, max(band, 3), step, _CELL_LOSS * min(1.0, band / resolved) ** 2))
     return tuple(levels)
+
+
+def _shared_order(radius: int, last: int, search: SearchState, group_order: int) -> int:
+    """Order of the dense pass: the last level's where posteriors are broad, else the largest that is cheap anyway."""
+    bytes_of_last = 72 * 8**last / group_order * (np.pi / 2 * radius**2) * 12
+    if search.support_share > _DENSE_SHARE and bytes_of_last < _DENSE_BYTES:
+        return last
+    return int(np.log2(_DENSE_CELLS * group_order / 72) / 3)

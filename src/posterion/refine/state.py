@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from posterion.inference.expectation import BatchExpectation
+from posterion.refine.schedule import SearchState
+
 __all__ = ["IterationInfo", "ParticleEstimates", "RefineConfig", "RefinementState"]
 
 
@@ -34,7 +37,7 @@ class RefineConfig:
     initial_lowpass_angstrom: float = 40.0
     join_halves_angstrom: float = 40.0
     shift_range_angstrom: float = 14.0
-    margin_nats: float = 12.0
+    margin_nats: float = 15.0
     max_rotations: int = 200
     max_iterations: int = 30
     seed: int = 1
@@ -64,10 +67,16 @@ class ParticleEstimates:
     @classmethod
     def empty(cls, count: int) -> ParticleEstimates:
         """Nothing known yet."""
-        zero = np.zeros(count)
-        return cls(
-            np.tile(np.eye(3), (count, 1, 1)), np.zeros((count, 2)), zero, zero.copy(), zero.copy(), np.ones(count, bool)
-        )
+        identity = np.tile(np.eye(3), (count, 1, 1))
+        scalars = np.zeros((3, count))
+        return cls(identity, np.zeros((count, 2)), *scalars, np.zeros(count, bool))
+
+    def put(self, part: BatchExpectation) -> None:
+        """Write one batch's estimates in place."""
+        index = part.index_i
+        self.matrices[index], self.shifts_px[index], self.usable[index] = part.matrices_i, part.shifts_px_i, True
+        self.log_likelihood[index], self.pmax[index] = part.log_likelihood_i, part.pmax_i
+        self.effective_orientations[index] = part.effective_orientations_i
 
 
 @dataclass(frozen=True)
@@ -80,13 +89,12 @@ class RefinementState:
     half_maps : (2, n, n, n) float32, regularised references of the two halves
     sigma2_gs : (groups, n//2+1) float64, noise variance
     scale_g : (scale groups,) float64, intensity scales
-    fsc_s : (n//2+1,) float64, FSC of the half maps inside the solvent mask
+    tau2_s : (n//2+1,) float64, prior variance of the map's coefficients
     particles : estimates of each particle
     resolution_shell : last shell with FSC above 0.143
     best_shell : highest ``resolution_shell`` so far
-    stalled : iterations since it last rose
-    fineness : how far the last level's grid over-samples the resolution (2, then 4)
-    local : whether the search is around the previous poses
+    stalled : iterations since anything last improved
+    search : what the schedule has decided and measured
     log_direction_d, offset_sigma_px : pose prior
     converged : whether another iteration would change nothing
     """
@@ -95,13 +103,12 @@ class RefinementState:
     half_maps: NDArray[np.float32]
     sigma2_gs: NDArray[np.float64]
     scale_g: NDArray[np.float64]
-    fsc_s: NDArray[np.float64]
+    tau2_s: NDArray[np.float64]
     particles: ParticleEstimates
     resolution_shell: int
     best_shell: int
     stalled: int
-    fineness: float
-    local: bool
+    search: SearchState
     log_direction_d: NDArray[np.float64]
     offset_sigma_px: float
     converged: bool
@@ -113,9 +120,12 @@ class IterationInfo:
 
     Attributes
     ----------
-    resolution_angstrom : where the FSC inside the mask falls below 0.143
+    resolution_angstrom : last shell at which the FSC inside the mask is above 0.143
+    compared_to_angstrom : finest resolution at which images were compared
+    map_change : 1 - mean correlation per shell of the new map with the old, up to the resolution
     pmax, log_likelihood : means over particles
     effective_orientations : median over particles
+    support_share : mean effective number of orientations over the number of cells of the grid
     angle_change_deg, shift_change_px : medians against the previous iteration
     scored_rotations : mean number at the last level
     seconds : wall seconds per phase
@@ -130,8 +140,10 @@ class IterationInfo:
     pmax: float
     log_likelihood: float
     effective_orientations: float
+    support_share: float
     angle_change_deg: float
     shift_change_px: float
+    map_change: float
     scored_rotations: float
     quarantined: int
     seconds: dict[str, float]

@@ -1,0 +1,170 @@
+"""The expectation step over a whole set: plans, batches in file order, and the sums that the M-step needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from posterion.inference.exhaustive import SharedGrid
+from posterion.inference.expectation import BatchExpectation, expect_batch
+from posterion.inference.images import NoiseModel, mask_area, prepare_images
+from posterion.inference.likelihood import gaussian_log_prob, profile_log_prob
+from posterion.inference.priors import PosePrior
+from posterion.inference.search import SearchPlan
+from posterion.physics.fourier import disc
+from posterion.physics.projection import Accumulator, FourierVolume
+from posterion.physics.sampling import shift_lattice
+from posterion.physics.symmetry import point_group_operators
+from posterion.refine.context import RefineContext
+from posterion.refine.schedule import local_radius_deg, search_levels
+from posterion.refine.state import ParticleEstimates, RefinementState
+
+__all__ = ["ExpectationSums", "expect_half", "make_plan"]
+
+_BATCH_BYTES = 2**26
+_BATCH = 32
+_GRID_TURN_DEG = 5.0
+_LATER_SHIFT_RANGE_PX = 2.5
+
+
+def make_plan(context: RefineContext, state: RefinementState, compare_radius: int) -> SearchPlan:
+    """Decide how an iteration searches: levels, ranges, prior, and a random turn of the grid."""
+    config = context.config
+    range_px = config.shift_range_angstrom / context.pixel_size if state.iteration == 0 else _LATER_SHIFT_RANGE_PX
+    levels = search_levels(
+        compare_radius,
+        context.box,
+        context.diameter_px,
+        state.search,
+        range_px,
+        len(point_group_operators(config.point_group)),
+    )
+    rng = np.random.default_rng((config.seed, state.iteration))
+    turn = Rotation.from_rotvec(np.radians(rng.uniform(-_GRID_TURN_DEG, _GRID_TURN_DEG, 3)))
+    return SearchPlan(
+        levels=levels,
+        shift_range_px=range_px,
+        margin_nats=config.margin_nats,
+        max_rotations=config.max_rotations,
+        point_group=config.point_group,
+        grid_offset=turn.as_matrix(),
+        prior=PosePrior(state.log_direction_d, state.offset_sigma_px),
+        score=gaussian_log_prob if config.method == "em" else profile_log_prob,
+        local_radius_deg=local_radius_deg(levels) if state.search.local else None,
+    )
+
+
+def expect_half(
+    context: RefineContext, state: RefinementState, plan: SearchPlan, half: int, radius: int
+) -> Iterator[BatchExpectation]:
+    """Run the expectation step of one half set, batch by batch in file order.
+
+    Parameters
+    ----------
+    context, state : the run and where it stands
+    plan : how to search
+    half : 0 or 1
+    radius : highest shell that the maximisation step collects, at least the plan's
+    """
+    volume = FourierVolume.from_map(state.half_maps[half], plan.radius, workers=context.workers.threads)
+    shared = None if state.search.local else SharedGrid.of(volume, plan)
+    noise = NoiseModel(state.sigma2_gs, context.noise_group_i, state.scale_g, context.scale_group_i)
+    hard = context.config.method == "projection-matching"
+    known = state.particles
+
+    def expect(index_i: NDArray[np.int64]) -> BatchExpectation:
+        shifts_px = known.shifts_px[index_i]
+        images = context.particles.images(index_i)
+        batch = prepare_images(
+            context.particles, index_i, images, radius, context.diameter_px, noise, np.rint(shifts_px)
+        )
+        return expect_batch(batch, volume, plan, shared, known.matrices[index_i], shifts_px, hard)
+
+    members = np.flatnonzero(context.half_i == half + 1)
+    size = _batch_size(plan, shared)
+    batches = (members[start : start + size] for start in range(0, len(members), size))
+    for index_i, part in zip(
+        (members[start : start + size] for start in range(0, len(members), size)),
+        context.workers.map_ordered(expect, batches),
+        strict=True,
+    ):
+        yield part
+        if context.observer is not None:
+            context.observer(len(index_i))
+
+
+def _batch_size(plan: SearchPlan, shared: SharedGrid | None) -> int:
+    """Images per batch: bounded memory for the dense scores; never a function of the number of threads."""
+    if shared is None:
+        return _BATCH
+    shifts = len(shift_lattice(plan.shift_range_px, plan.levels[0].shift_step_px))
+    return int(np.clip(_BATCH_BYTES // (4 * shifts * len(shared.cell)), 1, _BATCH))
+
+
+class ExpectationSums:
+    """Sums of one expectation step over both halves; batches are added in order, so the bits are always the same.
+
+    Parameters
+    ----------
+    context, state : the run and where it stands
+    plan : how poses were searched
+    radius : highest shell collected
+
+    Attributes
+    ----------
+    accumulators : numerator and weight of each half
+    estimates : of each particle
+    noise_gs, count_g : residual power per shell and number of images per noise group
+    cross_g, square_g : agreement with the reference per scale group
+    scored : rotations scored at the last level, over all images
+    """
+
+    def __init__(self, context: RefineContext, state: RefinementState, plan: SearchPlan, radius: int) -> None:
+        groups, shells = state.sigma2_gs.shape
+        self._context, self._sigma2_gs, self._compared = context, state.sigma2_gs, disc(context.box, plan.radius)
+        self._collected = disc(context.box, radius)
+        self.accumulators = Accumulator(context.box, radius), Accumulator(context.box, radius)
+        self.noise_gs = np.zeros((groups, shells))
+        self.count_g = np.zeros(groups)
+        self.cross_g, self.square_g = np.zeros((2, len(state.scale_g)))
+        self.estimates = ParticleEstimates.empty(len(context.particles))
+        self.scored = 0
+
+    def add(self, part: BatchExpectation, half: int) -> None:
+        """Add one batch of a half (0 or 1)."""
+        self.accumulators[half].insert(
+            part.insert_matrices, self._collected, part.numerator_mp, part.weight_mp, self._context.workers
+        )
+        self.estimates.put(part)
+        self._add_noise(part)
+        scale_group = self._context.scale_group_i[part.index_i]
+        np.add.at(self.cross_g, scale_group, part.cross_is.sum(axis=1))
+        np.add.at(self.square_g, scale_group, part.square_is.sum(axis=1))
+        self.scored += int(part.scored_i.sum())
+
+    def _add_noise(self, part: BatchExpectation) -> None:
+        """Add ``|y|^2 - 2 y.R + |R|^2`` per shell, of masked images, scaled to the whole image's area."""
+        group = self._context.noise_group_i[part.index_i]
+        area = mask_area(self._context.box, self._context.diameter_px)
+        count_s = np.maximum(self._compared.shell_sum(self._compared.multiplicity_p), 1)
+        used = slice(0, self._compared.radius + 1)
+        explained_is = (2 * part.cross_is - part.square_is) / (count_s * area)
+        residual_is = part.masked_power_is.copy()
+        residual_is[:, used] -= self._sigma2_gs[group, used] * explained_is
+        np.add.at(self.noise_gs, group, residual_is)
+        np.add.at(self.count_g, group, 1)
+
+    def sigma2_gs(self) -> NDArray[np.float64]:
+        """New noise spectra; a group of which no image was used keeps its old one."""
+        mean_gs = self.noise_gs / np.maximum(self.count_g, 1)[:, None]
+        smallest = 1e-3 * self._sigma2_gs
+        return np.where(self.count_g[:, None] > 0, np.maximum(mean_gs, smallest), self._sigma2_gs)
+
+    def scale_g(self, old_g: NDArray[np.float64]) -> NDArray[np.float64]:
+        """New intensity scales ``sum y.R / sum |R|^2`` per group, relative to their mean over groups."""
+        ratio_g = np.where(self.square_g > 0, self.cross_g / np.maximum(self.square_g, 1e-30), 1.0)
+        new_g = old_g * np.clip(ratio_g, 0.2, 5.0)
+        return np.asarray(new_g / new_g.mean())

@@ -1,0 +1,93 @@
+"""The reference's grey scale and the first noise spectra: what a likelihood needs before it can be believed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posterion.inference.expectation import BatchExpectation
+from posterion.inference.images import background_power
+from posterion.refine.context import RefineContext
+from posterion.refine.expectation_step import expect_half, make_plan
+from posterion.refine.state import ParticleEstimates, RefinementState
+
+__all__ = ["background_sigma2", "fit_grey_scale"]
+
+_NOISE_IMAGES = 1000
+_SCALE_IMAGES = 200
+_EM_ROUNDS = 3
+
+
+def _spread(candidates: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """At most ``count`` of the candidates, evenly spread."""
+    chosen = np.linspace(0, len(candidates) - 1, min(count, len(candidates)))
+    return candidates[np.unique(chosen.astype(int))]
+
+
+def background_sigma2(context: RefineContext) -> NDArray[np.float64]:
+    """Noise variance per group and shell from the images' background, outside the particle's diameter.
+
+    ``sigma2(s) = <|F[(1 - m) y]|^2> / <(1 - m)^2>`` with m the soft disc, over up to 1,000 images of each group.
+
+    Returns
+    -------
+    (groups, box//2+1) float64
+    """
+    spectra = []
+    for group in range(int(context.noise_group_i.max()) + 1):
+        chosen = _spread(np.flatnonzero(context.noise_group_i == group), _NOISE_IMAGES)
+        parts = [
+            background_power(context.particles.images(chosen[start : start + 64]), context.diameter_px)
+            for start in range(0, len(chosen), 64)
+        ]
+        power_is = np.concatenate(parts)
+        spectra.append(power_is[np.isfinite(power_is).all(axis=1) & (power_is.sum(axis=1) > 0)].mean(axis=0))
+    return np.array(spectra)
+
+
+def fit_grey_scale(context: RefineContext, state: RefinementState) -> tuple[float, float]:
+    """Fit the factor that brings the reference to the images' grey scale, by maximum likelihood on a spread of images.
+
+    First ``sum X.R / sum |R|^2`` at the poses of best correlation, which do not depend on the scale; then the same sums
+    under the posterior at that scale, a few rounds of expectation-maximisation: the noise that best poses pick up is
+    averaged out.
+
+    Parameters
+    ----------
+    context : the run
+    state : first state with the unscaled reference
+
+    Returns
+    -------
+    factor : scale of the reference
+    support_share : mean effective number of rotations of the posteriors over the number of cells of their grid
+    """
+    chosen = _spread(np.arange(len(context.particles)), _SCALE_IMAGES)
+    few = replace(
+        context,
+        particles=context.particles[chosen],
+        half_i=np.ones(len(chosen), np.int8),
+        noise_group_i=context.noise_group_i[chosen],
+        scale_group_i=context.scale_group_i[chosen],
+        observer=None,
+    )
+    trial = replace(state, particles=ParticleEstimates.empty(len(chosen)))
+    factor, share = 1.0, 0.0
+    for method in ("projection-matching", *("em",) * _EM_ROUNDS):
+        as_method = replace(few, config=replace(few.config, method=method))
+        plan = make_plan(as_method, trial, state.resolution_shell)
+        scaled = replace(trial, half_maps=trial.half_maps * np.float32(factor))
+        parts = list(expect_half(as_method, scaled, plan, 0, plan.radius))
+        factor *= _ratio(parts)
+        effective = np.concatenate([part.effective_orientations_i for part in parts])
+        share = float(effective.mean() / plan.cell_count)
+    return factor, share
+
+
+def _ratio(parts: list[BatchExpectation]) -> float:
+    """Regression of images on expected references over all shells."""
+    cross = sum(float(part.cross_is.sum()) for part in parts)
+    square = sum(float(part.square_is.sum()) for part in parts)
+    return cross / max(square, 1e-30)
