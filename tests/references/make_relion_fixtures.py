@@ -4,6 +4,7 @@ Needs relion_project and relion_reconstruct on PATH. Run: python tests/reference
 Angles in degrees, lengths in Angstrom, voltage in kV, Cs in mm. Everything is drawn from one seed.
 """
 
+import runpy
 import subprocess
 import tempfile
 from pathlib import Path
@@ -179,9 +180,27 @@ def freeze_reconstructions(rng: np.random.Generator) -> None:
     )
 
 
+def freeze_dense_reconstruction(rng: np.random.Generator) -> None:
+    """Reconstruct 1200 noise-free images of ours with CTF; the test makes the images again."""
+    sets = runpy.run_path(str(FOLDER / "particle_sets.py"))
+    volume = smooth_phantom(32)
+    ctf, group = random_ctf(1200, rng, plain=True)
+    poses = random_poses(1200, rng, shift_sd=8.0)
+    columns = {"optics": OPTICS, "parameters": ctf, "group": group, "poses": poses}
+    images = sets["projections"](volume, sets["particle_set"](columns, 5.0, 32))
+    np.savez_compressed(
+        FOLDER / "relion_reconstruction_dense.npz",
+        **columns,
+        pixel_size=5.0,
+        truth=volume,
+        map=relion_reconstruct(images, 5.0, ctf, poses, group, "--ctf"),
+    )
+
+
 if __name__ == "__main__":
     freeze_ctfs(np.random.default_rng(1))
     freeze_projections(np.random.default_rng(2))
     freeze_reconstructions(np.random.default_rng(3))
+    freeze_dense_reconstruction(np.random.default_rng(4))
     for path in sorted(FOLDER.glob("relion_*.npz")):
         print(path.name, path.stat().st_size, "bytes")
