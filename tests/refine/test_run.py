@@ -1,0 +1,229 @@
+"""A run from beginning to end: the same result however often it is stopped and on any number of threads."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import posterion
+from posterion.data.mrc import read_map, write_map, write_stack
+from posterion.data.particles import Particles
+from posterion.errors import PosterionError
+from posterion.refine import run as run_module
+from posterion.refine.options import read_config
+
+RESULTS = ("map.mrc", "map_unfiltered.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "fsc.tsv", "particles.star")
+
+
+class StoppedError(Exception):
+    """Stands for whatever ends a process."""
+
+
+def start(tiny_set: Path, output: Path, options: posterion.RefineOptions) -> posterion.RefineResult:
+    return posterion.refine(tiny_set / "particles.star", tiny_set / "reference.mrc", output, 150.0, options)
+
+
+def require_same_results(folder: Path, other: Path) -> None:
+    for name in RESULTS:
+        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def test_the_map_is_the_truth(tiny_run: posterion.RefineResult, tiny_set: Path) -> None:
+    """32 images and two iterations, but a signal twice the noise: the map has to show the structure."""
+    found, truth = (read_map(path)[0] for path in (tiny_run.folder / "map.mrc", tiny_set / "truth.mrc"))
+    mask = read_map(tiny_run.folder / "mask.mrc")[0]
+    inside = mask > 0.5
+    assert np.corrcoef(found[inside], truth[inside])[0, 1] > 0.8
+    assert 0.5 < np.sum(found * truth * mask) / np.sum(truth * truth * mask) < 1.5
+
+
+def test_a_run_stopped_twice_ends_with_the_same_bytes(
+    tiny_run: posterion.RefineResult,
+    tiny_set: Path,
+    tiny_options: posterion.RefineOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stopped in the middle of iteration 2 and while results are written; the last time with one thread."""
+    output = tmp_path / "out"
+    stages = iter([10_000, 20])
+
+    @contextmanager
+    def stop_in_second_stage(stage: str, total: int) -> Iterator[object]:
+        left = [next(stages)]
+
+        class Count:
+            def advance(self, count: int = 1) -> None:
+                left[0] -= count
+                if left[0] < 0:
+                    raise StoppedError
+
+        yield Count()
+
+    with pytest.raises(StoppedError):
+        posterion.refine(
+            *(tiny_set / "particles.star", tiny_set / "reference.mrc", output, 150.0, tiny_options),
+            progress=stop_in_second_stage,
+        )
+    assert len((output / "iterations.jsonl").read_text().splitlines()) == 1
+    assert not (output / "map.mrc").exists()
+
+    def stop(*_: object) -> None:
+        raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "write_particles", stop)
+        with pytest.raises(StoppedError):
+            start(tiny_set, output, tiny_options)
+    assert (output / "map.mrc").exists()
+    assert not (output / "summary.json").exists()
+
+    result = start(tiny_set, output, replace(tiny_options, threads=1))
+    assert not result.was_finished
+    require_same_results(output, tiny_run.folder)
+    assert "going on from iteration 1" in (output / "run.log").read_text()
+    assert sorted(p.name for p in output.iterdir()) == sorted(p.name for p in tiny_run.folder.iterdir())
+
+
+def test_a_finished_run_is_not_repeated(
+    tiny_run: posterion.RefineResult, tiny_set: Path, tiny_options: posterion.RefineOptions
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in tiny_run.folder.iterdir()}
+    again = start(tiny_set, tiny_run.folder, tiny_options)
+    assert again.was_finished
+    assert again.summary == tiny_run.summary
+    assert {path: path.stat().st_mtime_ns for path in tiny_run.folder.iterdir()} == before
+
+
+def test_another_run_is_refused(
+    tiny_run: posterion.RefineResult, tiny_set: Path, tiny_options: posterion.RefineOptions
+) -> None:
+    with pytest.raises(PosterionError, match="another run, with seed: 1, now 2"):
+        start(tiny_set, tiny_run.folder, replace(tiny_options, seed=2))
+
+
+def test_config_says_what_was_run(
+    tiny_run: posterion.RefineResult, tiny_set: Path, tiny_options: posterion.RefineOptions
+) -> None:
+    found = read_config(tiny_run.folder / "config.toml")
+    assert found["options"] == tiny_options
+    assert found["particles"] == tiny_set / "particles.star"
+    assert found["reference"] == tiny_set / "reference.mrc"
+    assert found["diameter_angstrom"] == 150.0
+
+
+def test_spoiled_images_foreign_grid_and_objects_in_memory(
+    tiny_set: Path, tiny_options: posterion.RefineOptions, tmp_path: Path
+) -> None:
+    """NaN and constant images are listed and left out; the reference's grid, grey scale and mask are met."""
+    (tmp_path / "particles.star").write_text((tiny_set / "particles.star").read_text())
+    images = Particles.read(tiny_set / "particles.star").images()
+    images[3, 5, 5], images[7] = np.nan, 2.5
+    write_stack(tmp_path / "particles.mrcs", images, 7.5)
+    reference = 40 * read_map(tiny_set / "reference.mrc")[0]
+    mask = run_module.prepare(tiny_set / "particles.star", reference, 150.0, tiny_options).mask
+    write_map(tmp_path / "mask.mrc", mask, 7.5)
+    options = replace(tiny_options, max_iterations=1, mask=tmp_path / "mask.mrc")
+    result = posterion.refine(
+        Particles.read(tmp_path / "particles.star"), reference, tmp_path / "out", 150.0, options
+    )
+    assert len(result.summary["quarantined"]) == 2
+    assert len((tmp_path / "out" / "quarantine.txt").read_text().splitlines()) == 2
+    assert len(Particles.read(tmp_path / "out" / "particles.star")) == 30
+    for name in ("map", "half1", "half2"):
+        assert np.isfinite(read_map(tmp_path / "out" / f"{name}.mrc")[0]).all()
+    assert np.array_equal(read_map(tmp_path / "out" / "mask.mrc")[0], mask)
+    assert np.array_equal(read_map(tmp_path / "out" / "reference.mrc")[0], reference)
+    log = (tmp_path / "out" / "run.log").read_text()
+    assert "grey scale was multiplied by" in log
+    assert "left out, see quarantine.txt" in log
+
+
+def test_grey_scale_of_the_reference_does_not_matter(
+    tiny_set: Path, tiny_options: posterion.RefineOptions, tmp_path: Path
+) -> None:
+    values, pixel_size = read_map(tiny_set / "reference.mrc")
+    scales = []
+    for factor in (1.0, 1000.0):
+        write_map(tmp_path / f"ref{factor}.mrc", factor * values, pixel_size)
+        result = posterion.refine(
+            tiny_set / "particles.star",
+            tmp_path / f"ref{factor}.mrc",
+            tmp_path / f"out{factor}",
+            150.0,
+            replace(tiny_options, max_iterations=1),
+        )
+        scales.append(factor * result.summary["reference_scale"])
+    assert scales[1] == pytest.approx(scales[0], rel=0.05)
+    truth = read_map(tiny_set / "truth.mrc")[0]
+    assert np.sum(truth * values) / np.sum(values * values) == pytest.approx(scales[0], rel=0.35)
+
+
+def test_inverted_contrast_is_said(
+    tiny_set: Path, tiny_options: posterion.RefineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run_module.init
+    monkeypatch.setattr(run_module, "init", lambda *a: (first(*a)[0], -0.3))
+    with pytest.raises(PosterionError, match="inverted contrast"):
+        start(tiny_set, tmp_path / "out", tiny_options)
+
+
+def test_full_disk(
+    tiny_set: Path, tiny_options: posterion.RefineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the disk is full at a checkpoint, one sentence says so, and the run goes on from the one before."""
+    save, calls = run_module.save_checkpoint, []
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    def full_at_second(path: Path, checkpoint: object) -> None:
+        calls.append(path)
+        if len(calls) == 2:
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "fsync", full)
+                save(path, checkpoint)
+        else:
+            save(path, checkpoint)
+
+    monkeypatch.setattr(run_module, "save_checkpoint", full_at_second)
+    output = tmp_path / "out"
+    with pytest.raises(PosterionError, match=r"checkpoint\.h5: cannot be written \(No space left"):
+        start(tiny_set, output, replace(tiny_options, max_iterations=1))
+    assert sorted(path.name for path in output.iterdir()) == ["checkpoint.h5", "config.toml", "run.log"]
+    start(tiny_set, output, replace(tiny_options, max_iterations=1))
+    assert "going on from iteration 0" in (output / "run.log").read_text()
+
+
+def test_killed_with_sigkill_it_goes_on_to_the_same_bytes(
+    tiny_run: posterion.RefineResult, tiny_set: Path, tiny_options: posterion.RefineOptions, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    command = [
+        *(sys.executable, "-c", "from posterion.cli import main; main()", "refine"),
+        *(str(tiny_set / "particles.star"), "-r", str(tiny_set / "reference.mrc"), "-d", "150"),
+        *("-o", str(output), "--max-iterations", "2", "--shift-range", "8", "--threads", "1"),
+    ]
+    with (tmp_path / "stderr").open("w") as stderr:
+        process = subprocess.Popen(command, stdout=stderr, stderr=stderr)
+        until = time.monotonic() + 100
+        while not (output / "iterations.jsonl").exists() and process.poll() is None:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, (tmp_path / "stderr").read_text()
+    assert not (output / "summary.json").exists()
+    (output / ".999-unfinished-map.mrc").write_text("left by the killed process")
+    result = start(tiny_set, output, tiny_options)
+    assert not result.was_finished
+    assert "going on from iteration" in (output / "run.log").read_text()
+    require_same_results(output, tiny_run.folder)
+    assert not list(output.glob(".*"))
