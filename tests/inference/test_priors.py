@@ -1,0 +1,75 @@
+"""Priors: a normalised Gaussian in the offset, directions estimated from poses."""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from posterion.inference.priors import PosePrior, estimate_direction_prior, estimate_offset_sigma
+from posterion.physics.sampling import shift_lattice
+from posterion.physics.symmetry import point_group_operators
+
+NO_SYMMETRY = np.eye(3)[None]
+
+
+def directions(n: int, spread: float, seed: int = 0) -> np.ndarray:
+    """Unit vectors about +z; uniform where the spread is infinite."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(n, 3))
+    if np.isfinite(spread):
+        vectors = np.array([0, 0, 1.0]) + spread * vectors
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_uniform_prior_prefers_nothing() -> None:
+    prior = PosePrior.uniform(2.0)
+    np.testing.assert_array_equal(prior.of_rotations(Rotation.random(50, random_state=0).as_matrix()), 0)
+
+
+@pytest.mark.parametrize("step", [0.25, 0.5])
+@pytest.mark.parametrize("sigma", [0.7, 1.5])
+def test_offset_prior_is_a_normalised_gaussian(sigma: float, step: float) -> None:
+    shifts = shift_lattice(5 * sigma, step)
+    mass = np.exp(PosePrior.uniform(sigma).of_shifts(shifts, step).astype(float))
+    assert mass.sum() == pytest.approx(1, abs=2e-3)
+    assert np.sum(mass * shifts[:, 0] ** 2) == pytest.approx(sigma**2, rel=0.01)
+
+
+def test_estimated_directions_are_a_density() -> None:
+    log_density = estimate_direction_prior(directions(2000, 0.3), NO_SYMMETRY)
+    assert log_density.shape == (192,)
+    assert np.exp(log_density).mean() == pytest.approx(1, abs=0.02)
+    assert np.exp(log_density).min() == pytest.approx(0.2, abs=1e-6), "a fifth stays uniform"
+
+
+def test_estimated_directions_follow_the_poses() -> None:
+    found = PosePrior(estimate_direction_prior(directions(2000, 0.3), NO_SYMMETRY), 1.0)
+    poles = np.stack([np.eye(3), np.diag([1.0, -1.0, -1.0])])  # looking along +z and -z
+    along, against = found.of_rotations(poles)
+    assert along > 1
+    assert against == pytest.approx(np.log(0.2), abs=1e-5)
+
+
+def test_uniform_poses_give_a_flat_prior() -> None:
+    log_density = estimate_direction_prior(directions(200_000, np.inf), NO_SYMMETRY)
+    assert np.abs(log_density).max() < 0.1
+
+
+def test_no_poses_give_a_flat_prior() -> None:
+    np.testing.assert_array_equal(estimate_direction_prior(np.empty((0, 3)), NO_SYMMETRY), np.zeros(192))
+
+
+def test_equivalent_directions_are_equally_likely() -> None:
+    operators = point_group_operators("D2")
+    log_density = estimate_direction_prior(directions(3000, 0.3), operators)
+    prior = PosePrior(log_density, 1.0)
+    matrices = Rotation.random(300, random_state=1).as_matrix()
+    values = np.stack([prior.of_rotations(matrices @ s) for s in operators])
+    # HEALPix is mapped onto itself by these two-folds, so equivalent pixels get equal counts.
+    assert np.abs(values - values[0]).max() < 0.2
+    assert np.ptp(values[0]) > 1
+
+
+def test_offset_sigma() -> None:
+    shifts = np.random.default_rng(0).normal(0, 2.5, (20_000, 2))
+    assert estimate_offset_sigma(shifts) == pytest.approx(2.5, rel=0.02)
+    assert estimate_offset_sigma(np.zeros((10, 2))) == 0.5
