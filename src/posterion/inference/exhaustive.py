@@ -76,7 +76,8 @@ def dense_log_prob(
     phases_tp = shift_phases(grid.pixels, shifts_px)
     whitened = batch.whitened_ip[:, None, inside] * phases_tp
     n, t = whitened.shape[:2]
-    cross = whitened.reshape(n * t, -1).view(np.float32) @ grid.slices_rp.view(np.float32).T
+    images = np.ascontiguousarray(whitened.reshape(n * t, -1))  # indexing may leave pixels outermost
+    cross = images.view(np.float32) @ grid.slices_rp.view(np.float32).T
     norm_ir = np.ascontiguousarray(batch.ctf2_ip[:, inside]) @ grid.power_rp.T
     log_prob_itr = plan.score(cross.reshape(n, t, -1), norm_ir[:, None])
     log_prob_itr += grid.log_prior_r
