@@ -69,7 +69,7 @@ def test_an_older_checkpoint_survives_a_failed_write(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(h5py.Group, "create_dataset", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(PosterionError, match="No space left"):
         save_checkpoint(tmp_path / "c.h5", dataclasses.replace(checkpoint, wall_seconds=9.0))
     assert load_checkpoint(tmp_path / "c.h5").wall_seconds == 1.5

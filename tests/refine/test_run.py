@@ -179,7 +179,7 @@ def test_inverted_contrast_is_said(
 def test_full_disk(
     tiny_set: Path, tiny_options: posterion.RefineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the disk is full at a checkpoint, one sentence says so, and the run goes on from the one before."""
+    """A disk that is full at a checkpoint: one sentence, and the run goes on from the one before."""
     save, calls = run_module.save_checkpoint, []
 
     def full(_: int) -> None:

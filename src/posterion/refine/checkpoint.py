@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -124,13 +125,21 @@ def require_same_run(folder: Path, there: Mapping[str, Any], here: Mapping[str, 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint (HDF5) under a temporary name, flush it to disk, rename it."""
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["format"] = _FORMAT
-        file.attrs["history"] = json.dumps([dataclasses.asdict(info) for info in checkpoint.history])
-        file.attrs["fingerprint"] = json.dumps(checkpoint.fingerprint)
-        for name in ("reference_scale", "wall_seconds", "cpu_seconds", "peak_bytes"):
-            file.attrs[name] = getattr(checkpoint, name)
-        _save_record(file.create_group("state"), checkpoint.state)
+    # Made in memory: HDF5 crashes the process when a disk is full as it closes a file.
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        _save_checkpoint(file, checkpoint)
+    with replacing(path) as temporary:
+        temporary.write_bytes(image.getbuffer())
+
+
+def _save_checkpoint(file: Any, checkpoint: Checkpoint) -> None:
+    file.attrs["format"] = _FORMAT
+    file.attrs["history"] = json.dumps([dataclasses.asdict(info) for info in checkpoint.history])
+    file.attrs["fingerprint"] = json.dumps(checkpoint.fingerprint)
+    for name in ("reference_scale", "wall_seconds", "cpu_seconds", "peak_bytes"):
+        file.attrs[name] = getattr(checkpoint, name)
+    _save_record(file.create_group("state"), checkpoint.state)
 
 
 def _save_record(group: Any, record: Any) -> None:
