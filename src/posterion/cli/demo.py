@@ -13,8 +13,8 @@ __all__ = ["demo"]
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything.")] = Path("demo"),
-    threads: Annotated[int | None, typer.Option(help="Threads.", show_default="all cores", min=1)] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything.")] = Path("demo"),
+    threads: Annotated[int | None, typer.Option(help="Threads; all cores if absent.", min=1)] = None,
 ) -> None:
     """Show the main job: simulate images of an embedded model, refine them, compare with the truth.
 

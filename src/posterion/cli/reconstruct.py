@@ -22,13 +22,13 @@ __all__ = ["reconstruct"]
 def reconstruct(
     particles: Annotated[Path, typer.Argument(help="Particle set with poses: .star, .cs or .par.")],
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; made if needed.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; made if needed.")],
     symmetry: Annotated[str, typer.Option(help="Point group, RELION's name.")] = "C1",
     diameter: Annotated[
         float | None,
-        typer.Option("--diameter", "-d", help="Of the particle, A.", show_default="90 % of the box", min=0.0),
+        typer.Option("-d", "--diameter", help="Of the particle, A; 90 % of the box if absent.", min=0.0),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads.", show_default="all cores", min=1)] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads; all cores if absent.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of the half sets, where the file has none.")] = 1,
     stack: Stack = None,
     passthrough: Passthrough = None,

@@ -24,45 +24,43 @@ def refine(
     ] = None,
     *,
     reference: Annotated[
-        Path | None, typer.Option("--reference", "-r", help="Starting map (MRC); any box and grey scale.")
+        Path | None, typer.Option("-r", "--reference", help="Starting map (MRC); any box and grey scale.")
     ] = None,
     diameter: Annotated[
-        float | None, typer.Option("--diameter", "-d", help="Diameter of the particle, A.", min=0.0)
+        float | None, typer.Option("-d", "--diameter", help="Diameter of the particle, A.", min=0.0)
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; made if needed.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; made if needed.")],
     config: Annotated[
         Path | None,
         typer.Option(help="config.toml of an earlier run; what is given beside it goes before it."),
     ] = None,
-    symmetry: Annotated[
-        str | None, typer.Option(help="Point group, RELION's name.", show_default="C1")
-    ] = None,
+    symmetry: Annotated[str | None, typer.Option(help="Point group, RELION's name; C1 if absent.")] = None,
     mask: Annotated[
         Path | None, typer.Option(help="Solvent mask (MRC); a soft sphere of the diameter if absent.")
     ] = None,
     initial_lowpass: Annotated[
         float | None,
-        typer.Option(help="Low-pass the reference to this, A.", show_default="diameter/6, 20 to 60", min=0.0),
+        typer.Option(help="Low-pass the reference to this, A; if absent diameter/6, 20 to 60.", min=0.0),
     ] = None,
     method: Annotated[
         Literal["em", "projection-matching"] | None,
-        typer.Option(help="Weigh all poses, or take the best.", show_default="em"),
+        typer.Option(help="Weigh all poses (em, if absent) or take the best."),
     ] = None,
     join_halves: Annotated[
         float | None,
-        typer.Option(help="Halves share what is coarser than this, A.", show_default="40", min=0.0),
+        typer.Option(help="Halves share what is coarser than this, A; 40 if absent.", min=0.0),
     ] = None,
     shift_range: Annotated[
-        float | None, typer.Option(help="Radius of the search for shifts, A.", show_default="5 px", min=0.0)
+        float | None, typer.Option(help="Radius of the search for shifts, A; 5 px if absent.", min=0.0)
     ] = None,
     max_iterations: Annotated[
-        int | None, typer.Option(help="Stop after this many.", show_default="30", min=1)
+        int | None, typer.Option(help="Stop after this many; 30 if absent.", min=1)
     ] = None,
     reference_pixel_size: Annotated[
         float | None, typer.Option(help="Of the reference, A, in place of its header's.", min=0.01)
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads.", show_default="all cores", min=1)] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same result.", show_default="1")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads; all cores if absent.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same result; 1 if absent.")] = None,
     stack: Stack = None,
     passthrough: Passthrough = None,
     pixel_size: PixelSize = None,
