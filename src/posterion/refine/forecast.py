@@ -8,14 +8,14 @@ from posterion.refine.state import RefineConfig
 
 __all__ = ["Forecast", "forecast", "memory_available_bytes"]
 
-_BASE_BYTES = 330e6  # the interpreter, its libraries and compiled kernels
+_BASE_BYTES = 320e6  # the interpreter, its libraries and compiled kernels
+_BYTES_PER_THREAD = 120e6  # a batch of images with its scores
 _BYTES_PER_PARTICLE = 300.0
-_BYTES_PER_VOXEL = 480.0  # both halves' sums, their solve and transform, at the last iteration's full radius
-_BYTES_PER_PIXEL = 32 * 400.0  # of one thread: 32 images, shifted copies and posterior-weighted sums
-_START_SECONDS = 3.0
-_SECONDS_PER_PARTICLE = 0.20  # CPU time of a whole run at box 128 and 300 A, a core of 2.5 GHz with AVX2
-_SECONDS_PER_VOXEL = 3e-6  # CPU time of solving both halves, once
-_TYPICAL_ITERATIONS = 12
+_BYTES_PER_VOXEL = 510.0  # both halves' sums, their solve and transform, at the last iteration's full radius
+_START_SECONDS = 4.0
+_SECONDS_PER_PARTICLE = 0.08  # CPU time of a whole run, a core of 2.5 GHz with AVX2; twice that at box 128
+_SECONDS_PER_VOXEL = 1.4e-6  # CPU time of an iteration's transforms and solves
+_TYPICAL_ITERATIONS = 9
 _SPEEDUP = 0.9  # exponent: wall time falls as threads**0.9
 _FILES = 5
 
@@ -39,8 +39,8 @@ class Forecast:
 def forecast(n_particles: int, box_px: int, config: RefineConfig, threads: int) -> Forecast:
     """Forecast memory, time and disk from the sizes that matter; the constants were fitted to measured runs.
 
-    ``memory = base + a N + b n^3 + threads c n^2``; CPU time grows with particles times pixels per image, and
-    with the padded volume in each iteration.
+    ``memory = base + a threads + b N + c n^3``; CPU time grows with particles and the pixels of an image, and
+    with the voxels of the map in each iteration.
 
     Parameters
     ----------
@@ -49,11 +49,11 @@ def forecast(n_particles: int, box_px: int, config: RefineConfig, threads: int) 
     config : of the run
     threads : that work at a time
     """
-    voxels, pixels = float(box_px) ** 3, float(box_px) ** 2
-    memory = _BASE_BYTES + _BYTES_PER_PARTICLE * n_particles + _BYTES_PER_VOXEL * voxels
-    memory += threads * _BYTES_PER_PIXEL * pixels
+    voxels = float(box_px) ** 3
+    memory = _BASE_BYTES + threads * _BYTES_PER_THREAD + n_particles * _BYTES_PER_PARTICLE
+    memory += voxels * _BYTES_PER_VOXEL
     iterations = min(_TYPICAL_ITERATIONS, config.max_iterations)
-    of_images = n_particles * _SECONDS_PER_PARTICLE * pixels / 128**2 / _TYPICAL_ITERATIONS
+    of_images = n_particles * _SECONDS_PER_PARTICLE * (1 + (box_px / 128) ** 2) / _TYPICAL_ITERATIONS
     seconds = _START_SECONDS + iterations * (of_images + _SECONDS_PER_VOXEL * voxels) / threads**_SPEEDUP
     return Forecast(memory, seconds, (_FILES + 2) * 4 * voxels + 300 * n_particles)
 
