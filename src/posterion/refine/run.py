@@ -114,7 +114,11 @@ def refine(  # noqa: PLR0917 (the first four are what every run needs)
     with open_folder(folder), Workers(options.threads) as workers:
         run = _Run(folder, inputs, inputs.context(workers), _Meter(checkpoint), progress)
         run.announce(checkpoint)
-        return run.finish(run.iterate(run.begin(mark) if checkpoint is None else checkpoint))
+        try:
+            return run.finish(run.iterate(run.begin(mark) if checkpoint is None else checkpoint))
+        except KeyboardInterrupt:
+            _LOG.info("stopped; the same command goes on from the last finished iteration")
+            raise
 
 
 class _Meter:
@@ -172,6 +176,7 @@ class _Run:
     def begin(self, mark: dict[str, Any]) -> Checkpoint:
         """Make the first state, save it, and write config.toml."""
         inputs, config = self.inputs, self.inputs.config
+        _LOG.info("measuring the noise, fitting the reference's grey scale to the images")
         state, scale = init(self.context, inputs.reference)
         if not scale > 0:
             raise PosterionError(
