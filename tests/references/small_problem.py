@@ -92,7 +92,7 @@ def log_likelihood(
     radius: int,
     scale: float = 1.0,
 ) -> NDArray[np.float64]:
-    """``-sum_x (y - C S P V)^2 / 2`` of an image at m poses with origin offsets (m, 2), in real space; (m,)."""
+    """``-sum_x (y - C S P V)^2 / 2`` of an image at m poses with offsets (m, 2), in real space; (m,)."""
     m = len(matrices)
     pixel = problem.particles.pixel_size_angstrom
     repeated = replace(
