@@ -3,6 +3,7 @@
 import re
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,8 @@ def test_a_tiny_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) ->
     monkeypatch.setattr(demo_module, "_PIXEL_SIZE_ANGSTROM", 7.5)
     monkeypatch.setattr(demo_module, "_REFERENCE_ANGSTROM", 30.0)
     monkeypatch.setattr(demo_module, "_IMAGES", replace(demo_module._IMAGES, n_particles=40, snr=2.0))
+    quick = partial(demo_module.RefineOptions, max_iterations=2, shift_range_angstrom=15.0)
+    monkeypatch.setattr(demo_module, "RefineOptions", quick)
     assert run(monkeypatch, "demo", "-o", tmp_path / "demo", "--threads", 2) == 0
     found = check(tmp_path / "demo", capsys.readouterr().out)
     assert found["against"] < 20
