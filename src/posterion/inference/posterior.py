@@ -90,12 +90,10 @@ def posterior_of(support: Support, mass: float = 0.999) -> Posterior:
 
 
 def _largest_until(weight: NDArray[np.float64], mass: float) -> NDArray[np.bool_]:
-    """Mark the largest weights that together hold ``mass`` of a normalised distribution; ties by position."""
-    order = np.argsort(-weight, kind="stable")
-    count = int(np.searchsorted(np.cumsum(weight[order]), mass)) + 1
-    keep = np.zeros(len(weight), bool)
-    keep[order[:count]] = True
-    return keep
+    """Mark the largest weights that together hold ``mass`` of a normalised distribution."""
+    descending = np.sort(weight)[::-1]
+    last = int(np.searchsorted(np.cumsum(descending), mass))
+    return weight >= descending[min(last, len(weight) - 1)]
 
 
 def _mean_rotation(

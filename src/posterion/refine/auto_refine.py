@@ -27,7 +27,8 @@ _MAP_MARGIN_SHELLS = 10
 _COMPARE_MARGIN_SHELLS = 4
 _FSC_LIMIT = 0.143
 _SHARP_POSTERIOR = 2.5
-_FINEST = 16.0
+_BROAD_POSTERIOR = 200.0
+_COARSEST, _FINE_ENOUGH, _FINEST = 0.5, 4.0, 16.0
 _STILL_CHANGING = 0.02
 
 
@@ -185,17 +186,21 @@ def _next_state(
 def _decide(measured: RefinementState, old: RefinementState, info: IterationInfo) -> RefinementState:
     """Decide what comes next: a finer grid, a local search, or the end.
 
-    The grid is refined as long as posteriors are narrower than its cells. When neither the resolution rises nor the
-    map changes, the search becomes local; when that holds again, the run has converged.
+    The grid is refined as long as posteriors are narrower than its cells, and coarsened where they are very broad. When
+    neither the resolution rises nor the map changes, the search becomes local, then finer, and then has converged.
     """
     search = replace(measured.search, support_share=info.support_share)
     improving = measured.best_shell > old.best_shell or info.map_change > _STILL_CHANGING
     if info.effective_orientations < _SHARP_POSTERIOR and search.fineness < _FINEST:
         return replace(measured, stalled=0, search=replace(search, fineness=2 * search.fineness))
+    if info.effective_orientations > _BROAD_POSTERIOR and search.fineness > _COARSEST:
+        return replace(measured, stalled=0, search=replace(search, fineness=search.fineness / 2))
     if improving:
         return replace(measured, stalled=0, search=search)
-    if not search.local and info.effective_orientations < 50:
+    if not search.local:
         return replace(measured, stalled=0, search=replace(search, local=True))
+    if search.fineness < _FINE_ENOUGH:
+        return replace(measured, stalled=0, search=replace(search, fineness=2 * search.fineness))
     stalled = old.stalled + 1
     return replace(measured, stalled=stalled, search=search, converged=stalled >= 2)
 

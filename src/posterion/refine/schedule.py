@@ -32,7 +32,7 @@ class SearchState:
     support_share : mean effective number of rotations of a posterior over the number of cells of its grid
     """
 
-    fineness: float = 2.0
+    fineness: float = 1.0
     local: bool = False
     support_share: float = 0.0
 
