@@ -3,6 +3,7 @@
 from posterion.data.mrc import read_map, write_map
 from posterion.data.particles import OpticsGroup, Particles, Poses, Supplement
 from posterion.errors import PosterionError
+from posterion.inference.single import PosePosterior, posterior
 from posterion.mapping.fsc import FscCurves, fsc_curves
 from posterion.mapping.masks import automatic_mask
 from posterion.mapping.postprocess import postprocess
@@ -18,6 +19,7 @@ __all__ = [
     "FscCurves",
     "OpticsGroup",
     "Particles",
+    "PosePosterior",
     "Poses",
     "PosterionError",
     "Reconstruction",
@@ -29,6 +31,7 @@ __all__ = [
     "automatic_mask",
     "fsc_curves",
     "phantom_map",
+    "posterior",
     "postprocess",
     "read_map",
     "reconstruct",

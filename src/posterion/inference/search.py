@@ -13,7 +13,9 @@ from posterion.inference.priors import PosePrior
 from posterion.physics.sampling import RotationGrid
 from posterion.physics.symmetry import point_group_operators
 
-__all__ = ["Candidates", "Level", "SearchPlan", "within_margin"]
+__all__ = ["Candidates", "Level", "SearchPlan", "band_of_order", "within_margin"]
+
+_BAND_FACTOR = 1.2
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,21 @@ class Candidates:
     level: int
     cell: NDArray[np.int64]
     shifts_px: NDArray[np.float64]
+
+
+def band_of_order(order: int, box: int, diameter_px: float) -> float:
+    """Highest shell that a grid of rotations resolves: one step moves the particle's edge by 1.2 periods.
+
+    ``r = 1.2 n / (step D / 2)``, the rule by which RELION limits its coarse pass.
+
+    Parameters
+    ----------
+    order : HEALPix order; the step is 60 degrees / 2**order
+    box : pixels
+    diameter_px : diameter of the particle, pixels
+    """
+    step_rad = np.radians(60.0 / 2**order)
+    return float(_BAND_FACTOR * box / (step_rad * diameter_px / 2))
 
 
 def within_margin(

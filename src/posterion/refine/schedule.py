@@ -6,16 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from posterion.inference.search import Level
+from posterion.inference.search import Level, band_of_order
 
-__all__ = ["SearchState", "band_of_order", "local_radius_deg", "search_levels"]
+__all__ = ["SearchState", "local_radius_deg", "search_levels"]
 
 _DENSE_CELLS = 6000
 _DENSE_BYTES = 2**28
 _DENSE_SHARE = 0.01
 _LOCAL_ORDER = 4
 _FINEST_ORDER = 8
-_BAND_FACTOR = 1.2
 _SHIFT_FACTOR = 3.0
 _CELL_LOSS = 0.35
 _LOCAL_STEPS = 2.0
@@ -35,21 +34,6 @@ class SearchState:
     fineness: float = 1.0
     local: bool = False
     support_share: float = 0.0
-
-
-def band_of_order(order: int, box: int, diameter_px: float) -> float:
-    """Highest shell that a grid of rotations resolves: one step moves the particle's edge by 1.2 periods.
-
-    ``r = 1.2 n / (step D / 2)``, the rule by which RELION limits its coarse pass.
-
-    Parameters
-    ----------
-    order : HEALPix order; the step is 60 degrees / 2**order
-    box : pixels
-    diameter_px : diameter of the particle, pixels
-    """
-    step_rad = np.radians(60.0 / 2**order)
-    return float(_BAND_FACTOR * box / (step_rad * diameter_px / 2))
 
 
 def local_radius_deg(levels: tuple[Level, ...]) -> float:
