@@ -1,0 +1,101 @@
+"""Levels of the search: coarse to fine, each at most halving the steps, the last as fine as is asked."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from posterion.physics.sampling import RotationGrid
+from posterion.inference.search import band_of_order
+from posterion.refine.schedule import SearchState, local_radius_deg, search_levels
+
+same_each_time = settings(max_examples=150, derandomize=True, deadline=None)
+problems = st.fixed_dictionaries(
+    {
+        "radius": st.integers(3, 120),
+        "box": st.just(256),
+        "diameter_px": st.floats(40, 250),
+        "search": st.builds(
+            SearchState,
+            fineness=st.sampled_from([0.5, 1.0, 2.0, 4.0, 16.0]),
+            local=st.booleans(),
+            support_share=st.sampled_from([0.0, 1e-4, 0.05, 0.5]),
+        ),
+        "shift_range_px": st.floats(0.5, 20),
+        "group_order": st.sampled_from([1, 2, 24, 60]),
+    }
+)
+
+
+def test_a_step_moves_the_edge_of_the_particle_by_a_period_of_the_band() -> None:
+    for order in (1, 3, 5):
+        step_px = np.radians(RotationGrid(order, np.eye(3)).step_deg) * 80 / 2
+        period_px = 128 / band_of_order(order, 128, 80)
+        assert step_px == pytest.approx(1.2 * period_px)
+
+
+@same_each_time
+@given(problems)
+def test_levels_go_from_coarse_to_fine(problem: dict) -> None:
+    levels = search_levels(**problem)
+    orders = [level.order for level in levels]
+    assert orders == list(range(orders[0], orders[-1] + 1))
+    radii, steps = [level.radius for level in levels], [level.shift_step_px for level in levels]
+    assert radii == sorted(radii)
+    assert radii[-1] == problem["radius"]
+    for coarse, fine in pairwise(steps):
+        assert fine in (coarse, coarse / 2), "children of a shift are made by halving"
+    assert all(step == 2 ** round(np.log2(step)) for step in steps)
+    assert steps[0] <= max(problem["shift_range_px"] / 2, 0.125)
+    assert all(0 <= level.cell_loss < 1 for level in levels)
+
+
+@same_each_time
+@given(problems)
+def test_the_last_grid_is_as_fine_as_is_asked_and_no_finer(problem: dict) -> None:
+    geometry = problem["box"], problem["diameter_px"]
+    wanted = problem["search"].fineness * problem["radius"]
+    last = search_levels(**problem)[-1].order
+    assert last == 8 or band_of_order(last, *geometry) >= wanted
+    assert last == 1 or band_of_order(last - 1, *geometry) < wanted
+
+
+@same_each_time
+@given(problems)
+def test_each_level_compares_what_its_grid_resolves(problem: dict) -> None:
+    for level in search_levels(**problem)[:-1]:
+        assert level.radius <= max(band_of_order(level.order, problem["box"], problem["diameter_px"]), 3)
+
+
+def test_shift_steps_follow_the_band() -> None:
+    """At the last level a third of a period of the band, over the fineness."""
+    (*_, last) = search_levels(40, 128, 90.0, SearchState(fineness=2.0), 10.0, 1)
+    assert 0.5 * 128 / (3 * 40 * 2) < last.shift_step_px <= 128 / (3 * 40 * 2) / 0.75
+
+
+def test_a_local_search_starts_fine() -> None:
+    levels = search_levels(50, 128, 90.0, SearchState(fineness=4.0, local=True), 2.5, 1)
+    assert levels[0].order >= 4
+    assert local_radius_deg(levels) == 2 * 60 / 2 ** levels[0].order
+    assert search_levels(50, 128, 90.0, SearchState(fineness=4.0), 2.5, 1)[0].order < levels[0].order
+
+
+def test_broad_posteriors_are_summed_on_one_shared_grid() -> None:
+    narrow, broad = (
+        search_levels(8, 64, 40.0, SearchState(fineness=2.0, support_share=share), 5.0, 1)
+        for share in (0.0, 0.2)
+    )
+    assert len(broad) == 1
+    assert broad[-1].order == narrow[-1].order
+    assert len(search_levels(60, 128, 100.0, SearchState(4.0, support_share=0.2), 5.0, 1)) > 1, (
+        "too much memory"
+    )
+
+
+def test_high_symmetry_affords_a_finer_shared_grid() -> None:
+    plain, octahedral = (
+        search_levels(60, 200, 150.0, SearchState(fineness=2.0), 5.0, order)[0].order for order in (1, 24)
+    )
+    assert octahedral > plain
