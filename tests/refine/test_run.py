@@ -172,8 +172,23 @@ def test_inverted_contrast_is_said(
 ) -> None:
     first = run_module.init
     monkeypatch.setattr(run_module, "init", lambda *a: (first(*a)[0], -0.3))
-    with pytest.raises(PosterionError, match="inverted contrast"):
+    with pytest.raises(PosterionError, match="--invert-contrast"):
         start(tiny_set, tmp_path / "out", tiny_options)
+
+
+def test_dark_particles_are_inverted_on_demand(
+    tiny_run: posterion.RefineResult, tiny_set: Path, tiny_options: posterion.RefineOptions, tmp_path: Path
+) -> None:
+    (tmp_path / "particles.star").write_text((tiny_set / "particles.star").read_text())
+    write_stack(tmp_path / "particles.mrcs", -Particles.read(tiny_set / "particles.star").images(), 7.5)
+    arguments = (tmp_path / "particles.star", tiny_set / "reference.mrc")
+    with pytest.raises(PosterionError, match="inverted contrast"):
+        posterion.refine(*arguments, tmp_path / "out", 150.0, tiny_options)
+    options = replace(tiny_options, invert_contrast=True)
+    result = posterion.refine(*arguments, tmp_path / "out", 150.0, options)
+    assert (result.folder / "map.mrc").read_bytes() == (tiny_run.folder / "map.mrc").read_bytes()
+    assert "dark in the stacks" in (result.folder / "run.log").read_text()
+    assert read_config(result.folder / "config.toml")["options"] == options
 
 
 def test_full_disk(

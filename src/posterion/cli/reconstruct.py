@@ -11,7 +11,7 @@ from posterion.cli._supplement import AmplitudeContrast, Cs, Passthrough, PixelS
 from posterion.data.particles import Particles, Supplement
 from posterion.mapping.reconstruct import reconstruct as reconstruct_map
 from posterion.refine.folder import claim_for_reconstruction, open_folder
-from posterion.refine.inputs import check_for_reconstruction
+from posterion.refine.inputs import check_for_reconstruction, inverted
 from posterion.refine.outputs import write_reconstruction
 from posterion.report.progress import Progress, configure_logging, format_duration
 from posterion.report.run_figures import draw_run
@@ -30,6 +30,9 @@ def reconstruct(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads; all cores if absent.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of the half sets, where the file has none.")] = 1,
+    invert_contrast: Annotated[
+        bool, typer.Option("--invert-contrast", help="Particles are dark in the images.")
+    ] = False,
     stack: Stack = None,
     passthrough: Passthrough = None,
     pixel_size: PixelSize = None,
@@ -45,6 +48,8 @@ def reconstruct(
     started = time.perf_counter()
     supplement = Supplement(stack, pixel_size, voltage, cs, amplitude_contrast, tuple(passthrough or ()))
     chosen = Particles.read(particles, supplement)
+    if invert_contrast:
+        chosen = inverted(chosen)
     check_for_reconstruction(chosen, symmetry, diameter, seed)
     claim_for_reconstruction(output)
     with open_folder(output):

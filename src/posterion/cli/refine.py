@@ -61,6 +61,9 @@ def refine(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads; all cores if absent.", min=1)] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same result; 1 if absent.")] = None,
+    invert_contrast: Annotated[
+        bool | None, typer.Option("--invert-contrast", help="Particles are dark in the images.")
+    ] = None,
     stack: Stack = None,
     passthrough: Passthrough = None,
     pixel_size: PixelSize = None,
@@ -87,6 +90,7 @@ def refine(
         "reference_pixel_size_angstrom": reference_pixel_size,
         "threads": threads,
         "seed": seed,
+        "invert_contrast": invert_contrast,
         "supplement": supplement if supplement != Supplement() else None,
     }
     job = _merged(config, given, options)

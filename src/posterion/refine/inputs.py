@@ -20,7 +20,7 @@ from posterion.refine.options import RefineOptions, require_diameter, resolve
 from posterion.refine.reference import prepare_mask, prepare_reference
 from posterion.refine.state import RefineConfig
 
-__all__ = ["Inputs", "check_for_reconstruction", "check_images", "prepare"]
+__all__ = ["Inputs", "check_for_reconstruction", "check_images", "inverted", "prepare"]
 
 _SAMPLE = 32
 
@@ -91,6 +91,8 @@ def prepare(
     """
     path = None if isinstance(particles, Particles) else Path(particles)
     chosen = particles if isinstance(particles, Particles) else Particles.read(particles, options.supplement)
+    if options.invert_contrast:
+        chosen = inverted(chosen)
     if path is None and chosen.table is not None:
         path = chosen.table.path
     if not len(chosen):
@@ -117,6 +119,13 @@ def prepare(
         notes=notes,
         warnings=warnings,
     )
+
+
+def inverted(particles: Particles) -> Particles:
+    """Multiply images by -1 as they are read: for stacks in which particles are dark."""
+    sign_i = particles.contrast_sign_i
+    negative_i = -np.ones(len(particles), np.int8) if sign_i is None else -sign_i
+    return replace(particles, contrast_sign_i=negative_i)
 
 
 def check_for_reconstruction(

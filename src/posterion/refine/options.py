@@ -46,6 +46,7 @@ class RefineOptions:
     reference_pixel_size_angstrom : of the reference, in place of its header's
     seed : of the half sets where the file has none, of the search grid's offsets and of random phases
     threads : None: all cores; the result does not depend on it
+    invert_contrast : the particles are dark in the images
     supplement : what the particle file leaves unsaid
     """
 
@@ -59,6 +60,7 @@ class RefineOptions:
     reference_pixel_size_angstrom: float | None = None
     seed: int = 1
     threads: int | None = None
+    invert_contrast: bool = False
     supplement: Supplement = field(default_factory=Supplement)
 
     def __post_init__(self) -> None:
@@ -177,7 +179,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return found | {"options": replace(RefineOptions(**options), supplement=Supplement(**supplement))}
 
 
-_KINDS = {"mask": Path(), "stack": Path(), "threads": 1, "passthrough": []}
+_KINDS = {"mask": Path(), "stack": Path(), "threads": 1, "invert_contrast": False, "passthrough": []}
 
 
 def _checked(path: Path, values: Any, defaults: Any) -> dict[str, Any]:

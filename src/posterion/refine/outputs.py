@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import resource
 import sys
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ __all__ = [
 ]
 
 Map = NDArray[np.float32]
+
+_LOG = logging.getLogger("posterion")
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,11 @@ def write_particles(
         "rlnLogLikeliContribution": estimates.log_likelihood[kept],
         "posterionEffectiveOrientations": estimates.effective_orientations[kept],
     }
+    if particles.contrast_sign_i is not None and (particles.contrast_sign_i < 0).any():
+        _LOG.warning(
+            "particles are dark in the stacks and %s cannot say so: give --invert-contrast where it is read",
+            path.name,
+        )
     changed = dataclasses.replace(particles, half_i=half_i, poses=poses)
     changed[kept].write_star(path, extra_columns=columns)
 

@@ -181,7 +181,8 @@ class _Run:
         if not scale > 0:
             raise PosterionError(
                 f"the reference fits the images with a negative grey scale ({scale:.3g}): one of them has "
-                "inverted contrast; multiply the reference by -1, or the images so that particles are bright"
+                "inverted contrast; give --invert-contrast if particles are dark in the images, else "
+                "multiply the reference by -1"
             )
         checkpoint = Checkpoint(state, (), mark, scale, 0.0, 0.0, 0)
         save_checkpoint(self.folder / CHECKPOINT, checkpoint)
