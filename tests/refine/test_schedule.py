@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posterion.physics.sampling import RotationGrid
 from posterion.inference.search import band_of_order
+from posterion.physics.sampling import RotationGrid
 from posterion.refine.schedule import SearchState, local_radius_deg, search_levels
 
 same_each_time = settings(max_examples=150, derandomize=True, deadline=None)
