@@ -4,4 +4,4 @@ __all__ = ["PosterionError"]
 
 
 class PosterionError(Exception):
-    """A user's mistake, in one sentence that names the file or value, what was expected and how to mend it."""
+    """A user's mistake, in one sentence: the file or value, what was expected, how to mend it."""

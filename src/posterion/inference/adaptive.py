@@ -50,7 +50,7 @@ def refine(
     plan: SearchPlan,
     start: Candidates,
 ) -> Support:
-    """Score the candidates of one image level by level, keeping what comes within the margin, down to the last.
+    """Score the candidates of one image level by level, keeping what comes within the margin.
 
     Parameters
     ----------
@@ -72,9 +72,14 @@ def refine(
 
 
 def _score(
-    batch: ImageBatch, row: int, images: LevelImages, volume: FourierVolume, plan: SearchPlan, candidates: Candidates
+    batch: ImageBatch,
+    row: int,
+    images: LevelImages,
+    volume: FourierVolume,
+    plan: SearchPlan,
+    candidates: Candidates,
 ) -> Support:
-    """Compare one image with the candidates' slices: one gather per rotation, one matrix product over the shifts."""
+    """Compare one image with its candidates: one gather per rotation, one matrix product over the shifts."""
     pixels, level = images.pixels, plan.levels[candidates.level]
     grid = plan.grid(candidates.level)
     matrices = grid.matrices(candidates.cell)

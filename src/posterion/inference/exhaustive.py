@@ -87,7 +87,7 @@ def dense_log_prob(
 
 
 def dense_candidates(batch: ImageBatch, grid: SharedGrid, plan: SearchPlan) -> list[Candidates]:
-    """Score a batch on the shared grid and list, per image, the children of what comes within the margin of its best.
+    """Score a batch on the shared grid and list, per image, the children of what survives the level.
 
     Parameters
     ----------

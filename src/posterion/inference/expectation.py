@@ -30,12 +30,14 @@ class BatchExpectation:
     index_i : (n,) int64, particles
     matrices_i : (n, 3, 3), mean pose of each posterior
     shifts_px_i : (n, 2), mean total origin offset
-    log_likelihood_i : (n,) float64, ``log p(y_i | V)`` over the compared pixels, up to the normalisation by sigma2
+    log_likelihood_i : (n,) float64, ``log p(y_i | V)`` over the compared pixels, up to the normalisation
+        by sigma2
     pmax_i, effective_orientations_i : (n,) float64
     insert_matrices : (m, 3, 3) rotations of the slices below
     numerator_mp : (m, P) complex64, ``sum_t Gamma C y / sigma2`` of each slice
     weight_mp : (m, P) float32, ``sum_t Gamma C^2 / sigma2``
-    cross_is, square_is : (n, radius + 1), per-shell ``w Re(conj(E R) y) / sigma2`` and ``w E|R|^2 / sigma2`` with the
+    cross_is, square_is : (n, radius + 1), per-shell ``w Re(conj(E R) y) / sigma2`` and ``w E|R|^2 /
+        sigma2`` with the
         expected reference R = C P V
     masked_power_is : (n, box//2+1), see `ImageBatch`
     scored_i : (n,) number of rotations scored at the last level
@@ -98,7 +100,7 @@ def expect_batch(
     previous_matrices, previous_shifts_px : (n, 3, 3), (n, 2) last poses, where a local plan starts
     hard : keep only the best pose (projection matching) instead of the posterior
     """
-    usable = np.flatnonzero(batch.finite_i)
+    usable = np.flatnonzero(batch.finite_i).tolist()
     mass = 0.0 if hard else _MASS
     levels = [LevelImages.of(batch, level.radius) for level in plan.levels]
     if shared is not None and len(plan.levels) == 1:
@@ -142,7 +144,7 @@ def _terms_of_image(
 
 
 def _own_slices(batch: ImageBatch, row: int, terms: _ImageTerms, support: Support) -> _Slices:
-    """Slices that one image inserts: ``sum_t Gamma C y / sigma2`` and ``sum_t Gamma C^2 / sigma2`` per rotation."""
+    """Slices one image inserts: ``sum_t Gamma C y / sigma2``, ``sum_t Gamma C^2 / sigma2`` per rotation."""
     weight_rt = terms.posterior.weight_rt
     numerator_rp = (weight_rt @ terms.shifted_tp.view(np.float32)).view(np.complex64)
     ctf2_p = batch.ctf2_ip[row] / batch.pixels.multiplicity_p
@@ -157,11 +159,12 @@ def _stack_slices(slices: list[_Slices], pixels: int) -> _Slices:
 
 
 def _sum_shared(
-    batch: ImageBatch, usable: NDArray[np.intp], terms: list[_ImageTerms], shared: SharedGrid
+    batch: ImageBatch, usable: list[int], terms: list[_ImageTerms], shared: SharedGrid
 ) -> _Slices:
     """Slices summed over a batch on the shared grid: the transpose of the dense pass, two matrix products.
 
-    ``slice_sum_rp = Gamma^T @ images`` and ``weight_rp = Gamma^T @ [C^2/sigma2]`` (THEORY 4): one insertion per
+    ``slice_sum_rp = Gamma^T @ images`` and ``weight_rp = Gamma^T @ [C^2/sigma2]`` (THEORY 4): one
+    insertion per
     rotation, not one per image.
     """
     gamma_ri = np.zeros((len(shared.cell), len(terms)), np.float32)
@@ -173,14 +176,16 @@ def _sum_shared(
         columns.append(full)
     used = np.flatnonzero(gamma_ri.any(axis=1))
     gamma_rt = np.concatenate(columns, axis=1)[used]
-    shifted_tp = np.concatenate([np.empty((0, len(batch.pixels)), np.complex64), *[t.shifted_tp for t in terms]])
+    shifted_tp = np.concatenate(
+        [np.empty((0, len(batch.pixels)), np.complex64), *[t.shifted_tp for t in terms]]
+    )
     ctf2_ip = batch.ctf2_ip[usable] / batch.pixels.multiplicity_p
     numerator_rp = (gamma_rt @ shifted_tp.view(np.float32)).view(np.complex64)
     return shared.matrices[used], numerator_rp, gamma_ri[used] @ ctf2_ip
 
 
 def _collect(
-    batch: ImageBatch, usable: NDArray[np.intp], terms: list[_ImageTerms], plan: SearchPlan, slices: _Slices
+    batch: ImageBatch, usable: list[int], terms: list[_ImageTerms], plan: SearchPlan, slices: _Slices
 ) -> BatchExpectation:
     """Stack the terms of a batch's images."""
     shells = plan.radius + 1

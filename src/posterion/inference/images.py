@@ -1,4 +1,4 @@
-"""One batch of particle images made ready for comparison: centred, masked, transformed, multiplied by the CTF, whitened."""
+"""One batch of images made ready for comparison: centred, masked, transformed, times the CTF, whitened."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from posterion.data.particles import Particles
-from posterion.physics.soft_masks import soft_disc
 from posterion.physics.ctf import ctf_at
 from posterion.physics.fourier import Disc, disc, shell_index_2d
+from posterion.physics.soft_masks import soft_disc
 
 __all__ = ["ImageBatch", "NoiseModel", "background_power", "mask_area", "prepare_images"]
 
@@ -24,7 +24,8 @@ class NoiseModel:
 
     Attributes
     ----------
-    sigma2_gs : (groups, box//2+1) float64, variance of the complex noise coefficient per shell and noise group
+    sigma2_gs : (groups, box//2+1) float64, variance of the complex noise coefficient per shell and noise
+        group
     noise_group_i : (N,) int32, noise group (optics group) of each particle
     scale_g : (scale groups,) float64, intensity of the signal relative to the reference
     scale_group_i : (N,) int32, scale group (micrograph) of each particle
@@ -44,11 +45,13 @@ class ImageBatch:
     ----------
     index_i : (n,) int64, position of each particle in the set
     pixels : the disc
-    whitened_ip : (n, P) complex64, ``w C y / sigma2`` of the masked image (w: Hermitian multiplicity, 0 at DC)
+    whitened_ip : (n, P) complex64, ``w C y / sigma2`` of the masked image (w: Hermitian multiplicity, 0 at
+        DC)
     ctf2_ip : (n, P) float32, ``w C^2 / sigma2``; C includes the intensity scale
     data_ip : (n, P) complex64, ``C y / sigma2`` of the image outside of no mask: what the M-step adds up
     power_i : (n,) float64, ``1/2 sum_p w |y|^2 / sigma2`` of the masked image
-    masked_power_is : (n, box//2+1) float64, mean ``|y|^2`` of the masked image per shell, divided by the mask's area
+    masked_power_is : (n, box//2+1) float64, mean ``|y|^2`` of the masked image per shell, divided by the
+        mask's area
     shift0_px : (n, 2) float64, whole-pixel origin offsets already applied
     finite_i : (n,) bool, False where the image holds NaN or infinity or is constant; its entries are zero
     """
@@ -114,7 +117,7 @@ def prepare_images(
     """
     box = images.shape[-1]
     pixels = disc(box, radius)
-    finite_i = np.isfinite(images).all(axis=(1, 2)) & (np.ptp(images, axis=(1, 2)) > 0)
+    finite_i = np.isfinite(images).all(axis=(1, 2)) & (images.max(axis=(1, 2)) > images.min(axis=(1, 2)))
     centred = _roll(np.where(finite_i[:, None, None], images, 0), shift0_px)
     mask = soft_disc(box, diameter_px / 2, _MASK_EDGE_PX)
     background = (centred * (1 - mask)).sum((1, 2)) / np.maximum((1 - mask).sum(), 1e-9)
@@ -134,7 +137,7 @@ def prepare_images(
         whitened_ip=masked_ip * (ctf_ip * weight_ip),
         ctf2_ip=ctf_ip**2 * weight_ip,
         data_ip=pixels.take(full) * (ctf_ip * inverse_ip),
-        power_i=0.5 * np.sum(weight_ip * np.abs(masked_ip) ** 2, axis=1, dtype=np.float64),
+        power_i=0.5 * np.asarray(np.sum(weight_ip * np.abs(masked_ip) ** 2, axis=1, dtype=np.float64)),
         masked_power_is=_shell_power(masked, box) / mask_area(box, diameter_px),
         shift0_px=shift0_px,
         finite_i=finite_i,

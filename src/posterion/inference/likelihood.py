@@ -1,4 +1,4 @@
-"""How well slices explain an image: the Gaussian log-probability and the correlation coefficient, from the same sums."""
+"""How well slices explain an image: Gaussian log-probability and correlation coefficient, same sums."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ def cross_and_norm(
 ) -> tuple[Real, Real]:
     """Compute the two inner products that every comparison of an image with slices is made of.
 
-    ``cross_tr = sum_p Re(conj(slice_rp) whitened_tp)`` and ``norm_r = sum_p ctf2_p |slice_rp|^2``: (L) "various ways
+    ``cross_tr = sum_p Re(conj(slice_rp) whitened_tp)`` and ``norm_r = sum_p ctf2_p |slice_rp|^2``: (L)
+    "various ways
     to compare images" with R = C P V. Both are matrix products.
 
     Parameters
@@ -49,12 +50,14 @@ def gaussian_log_prob(cross: Real, norm: Real) -> Real:
 def profile_log_prob(cross: Real, norm: Real) -> Real:
     """Compute ``(X.R)^2 / (2 |R|^2 sigma2)`` for X.R > 0: the correlation coefficient as a log-probability.
 
-    It is the Gaussian log-probability maximised over the intensity of the image, so it orders poses exactly as
-    ``CC = X.R / (|X| |R|)`` does (FREALIGN, (L)), and margins in nats keep their meaning. Negative correlations score
+    It is the Gaussian log-probability maximised over the intensity of the image, so it orders poses
+    exactly as
+    ``CC = X.R / (|X| |R|)`` does (FREALIGN, (L)), and margins in nats keep their meaning. Negative
+    correlations score
     minus the same amount.
 
     Parameters
     ----------
     cross, norm : broadcastable float32, see `cross_and_norm`
     """
-    return cross * np.abs(cross) / (2 * np.maximum(norm, np.float32(1e-20)))
+    return np.asarray(cross * np.abs(cross) / (2 * np.maximum(norm, np.float32(1e-20))))

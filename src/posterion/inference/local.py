@@ -9,7 +9,9 @@ from posterion.physics.sampling import shift_lattice
 __all__ = ["local_candidates"]
 
 
-def local_candidates(matrix: NDArray[np.float64], shift_px: NDArray[np.float64], plan: SearchPlan) -> Candidates:
+def local_candidates(
+    matrix: NDArray[np.float64], shift_px: NDArray[np.float64], plan: SearchPlan
+) -> Candidates:
     """List the first level's rotations near a pose, and the shifts around it.
 
     Parameters

@@ -1,4 +1,4 @@
-"""From log-probabilities to the posterior Gamma of one particle: weights, evidence, Pmax, a pose and its spread."""
+"""From log-probabilities to the posterior Gamma of one particle: weights, evidence, Pmax and a pose."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _largest_until(weight: NDArray[np.float64], mass: float) -> NDArray[np.bool_
     """Mark the largest weights that together hold ``mass`` of a normalised distribution."""
     descending = np.sort(weight)[::-1]
     last = int(np.searchsorted(np.cumsum(descending), mass))
-    return weight >= descending[min(last, len(weight) - 1)]
+    return np.asarray(weight >= descending[min(last, len(weight) - 1)])
 
 
 def _mean_rotation(

@@ -38,10 +38,11 @@ class PosePrior:
         return self.log_direction_d[_direction_pixel(matrices[:, 2])].astype(np.float32)
 
     def of_shifts(self, shifts_px: NDArray[np.float64], step_px: float) -> NDArray[np.float32]:
-        """Log prior mass of shift cells of side ``step_px``: (n, 2) total offsets in pixels -> (n,) float32."""
+        """Log prior mass of shift cells of side ``step_px``: (n, 2) offsets in pixels -> (n,) float32."""
         variance = self.offset_sigma_px**2
         squared = np.sum(shifts_px**2, axis=-1)
-        return (-0.5 * squared / variance + np.log(step_px**2 / (2 * np.pi * variance))).astype(np.float32)
+        log_mass = -0.5 * squared / variance + np.log(step_px**2 / (2 * np.pi * variance))
+        return np.asarray(log_mass, np.float32)
 
 
 def _direction_pixel(vectors: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -51,7 +52,7 @@ def _direction_pixel(vectors: NDArray[np.float64]) -> NDArray[np.int64]:
 def estimate_direction_prior(
     directions: NDArray[np.float64], operators: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Estimate the log density of viewing directions from the best poses, a fifth of it kept uniform; uniform if there are none.
+    """Estimate the log density of viewing directions from the best poses; a fifth of it is uniform.
 
     Parameters
     ----------
@@ -66,7 +67,9 @@ def estimate_direction_prior(
         return np.zeros(12 * 4**_PRIOR_ORDER)
     equivalent = np.einsum("gji,nj->gni", operators, directions).reshape(-1, 3)
     pixel_count = 12 * 4**_PRIOR_ORDER
-    density = np.bincount(_direction_pixel(equivalent), minlength=pixel_count) * (pixel_count / len(equivalent))
+    density = np.bincount(_direction_pixel(equivalent), minlength=pixel_count) * (
+        pixel_count / len(equivalent)
+    )
     neighbours = hpgeom.neighbors(2**_PRIOR_ORDER, np.arange(pixel_count), nest=True)
     around = np.where(neighbours >= 0, density[neighbours], density[:, None]).mean(axis=1)
     smooth = 0.5 * density + 0.5 * around

@@ -1,4 +1,4 @@
-"""Which poses are scored: a plan of levels, each with its grid of rotations, band of frequencies and shift step."""
+"""Which poses are scored: a plan of levels, each a grid of rotations, a band and a shift step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class Level:
     order : HEALPix order of the rotations
     radius : highest shell compared, Fourier pixels
     shift_step_px : step of the shifts, pixels
-    cell_loss : share of its log-probability that the best pose inside a cell may lose by being scored at the centre
+    cell_loss : share of its log-probability that the best pose inside a cell may lose by being scored at
+        the centre
     """
 
     order: int
@@ -118,9 +119,10 @@ def band_of_order(order: int, box: int, diameter_px: float) -> float:
 def within_margin(
     log_prob_rt: NDArray[np.float32], plan: SearchPlan, level: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rotations and shifts that survive a level: those whose cell may hold a pose within the margin of the best.
+    """Rotations and shifts that survive a level: their cell may hold a pose within the margin.
 
-    A cell is scored at its centre only; ``floor = best - max(margin, loss * best)`` leaves room for what that costs.
+    A cell is scored at its centre only; ``floor = best - max(margin, loss * best)`` leaves room for what
+    that costs.
 
     Parameters
     ----------

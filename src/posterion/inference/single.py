@@ -28,7 +28,8 @@ class PosePosterior:
 
     Attributes
     ----------
-    weight_dqt : (directions, in-plane angles, shifts) float32, sums to one; directions are nested HEALPix pixels
+    weight_dqt : (directions, in-plane angles, shifts) float32, sums to one; directions are nested HEALPix
+        pixels
     matrices : (directions * in-plane angles, 3, 3) float64, rotations in the order of the first two axes
     shifts_px : (T, 2) float64, origin offsets (x, y), pixels
     log_evidence : log of the summed likelihood times prior, up to the image's own constant
@@ -42,17 +43,17 @@ class PosePosterior:
     @property
     def direction_weights(self) -> NDArray[np.float64]:
         """Marginal over viewing directions, (directions,), sums to one."""
-        return self.weight_dqt.sum(axis=(1, 2), dtype=np.float64)
+        return np.asarray(self.weight_dqt.sum(axis=(1, 2), dtype=np.float64))
 
     @property
     def in_plane_weights(self) -> NDArray[np.float64]:
         """Marginal over in-plane angles, (in-plane angles,), sums to one."""
-        return self.weight_dqt.sum(axis=(0, 2), dtype=np.float64)
+        return np.asarray(self.weight_dqt.sum(axis=(0, 2), dtype=np.float64))
 
     @property
     def shift_weights(self) -> NDArray[np.float64]:
         """Marginal over shifts, (T,), sums to one."""
-        return self.weight_dqt.sum(axis=(0, 1), dtype=np.float64)
+        return np.asarray(self.weight_dqt.sum(axis=(0, 1), dtype=np.float64))
 
     @property
     def effective_orientations(self) -> float:
@@ -95,19 +96,28 @@ def posterior(
         When ``particle`` is not exactly one, or the volume has another box.
     """
     if len(particle) != 1:
-        raise PosterionError(f"posterior() takes one particle, for example particles[7]; this set has {len(particle)}")
+        count = len(particle)
+        raise PosterionError(
+            f"posterior() takes one particle, for example particles[7]; this set has {count}"
+        )
     if volume.box != particle.box_px:
         raise PosterionError(
-            f"the volume has a box of {volume.box} px but the particle of {particle.box_px} px: resample the map first"
+            f"the volume's box is {volume.box} px and the particle's {particle.box_px} px: resample the map first"
         )
     box, pixel = particle.box_px, particle.pixel_size_angstrom
     diameter_px = (diameter_angstrom or _DIAMETER_SHARE * box * pixel) / pixel
-    band = band_of_order(order, box, diameter_px) if resolution_angstrom is None else box * pixel / resolution_angstrom
+    band = (
+        band_of_order(order, box, diameter_px)
+        if resolution_angstrom is None
+        else box * pixel / resolution_angstrom
+    )
     radius = int(np.clip(band, 3, volume.radius))
     images = particle.images()
     sigma2 = background_power(images, diameter_px) if sigma2_s is None else np.atleast_2d(sigma2_s)
     noise = NoiseModel(sigma2, np.zeros(1, np.int32), np.ones(1), np.zeros(1, np.int32))
-    batch = prepare_images(particle, np.zeros(1, np.int64), images, radius, diameter_px, noise, _offset_px(particle))
+    batch = prepare_images(
+        particle, np.zeros(1, np.int64), images, radius, diameter_px, noise, _offset_px(particle)
+    )
     plan = _complete_plan(order, radius, box, shift_range_px)
     shared = SharedGrid.of(volume, plan)
     log_prob_itr, shifts_px = dense_log_prob(batch, shared, plan)

@@ -17,7 +17,7 @@ _MAX_ROW = 2048
 
 
 @njit(inline="always")
-def _bilinear(  # noqa: PLR0917 (inlined)
+def _bilinear(
     flat: NDArray[np.float32],
     p: np.uint64,
     stride_y: np.uint64,
@@ -90,7 +90,7 @@ def gather_slices(
 
 
 @njit(inline="always")
-def _clip_range(  # noqa: PLR0917 (inlined)
+def _clip_range(
     slope: np.float32, intercept: np.float32, low: np.float32, high: np.float32, first: int, last: int
 ) -> tuple[int, int]:
     """Narrow ``first <= k < last`` to ``low <= slope k + intercept < high``, a sample generous each side."""
@@ -129,7 +129,7 @@ def _add_to_plane(
 
 
 @njit(nogil=True, cache=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy")
-def scatter_slices(  # noqa: PLR0917 (compiled: no keywords)
+def scatter_slices(
     volume: NDArray[np.float32],
     centre: int,
     axes_r: NDArray[np.float32],

@@ -170,7 +170,7 @@ class Reconstruction:
     left_out_i: NDArray[np.int64]
 
 
-def reconstruct(  # noqa: PLR0917 (options)
+def reconstruct(
     particles: Particles,
     point_group: str = "C1",
     diameter_angstrom: float | None = None,

@@ -27,9 +27,9 @@ _MAP_MARGIN_SHELLS = 10
 _COMPARE_MARGIN_SHELLS = 4
 _FSC_LIMIT = 0.143
 _SHARP_POSTERIOR = 2.5
-_BROAD_POSTERIOR = 200.0
+_BROAD_POSTERIOR, _WORTH_REFINING = 200.0, 50.0
 _COARSEST, _FINE_ENOUGH, _FINEST = 0.5, 4.0, 16.0
-_STILL_CHANGING = 0.02
+_STILL_CHANGING = 0.008
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class MapSet:
 
     Attributes
     ----------
-    half_maps : (2, n, n, n) float32, regularised, solvent flattened, joined at low resolution: the next references
+    half_maps : (2, n, n, n) float32, regularised, solvent flattened, joined at low resolution: the next
+        references
     unfiltered : (2, n, n, n) float32, half maps without regularisation
     fsc_s : (n//2+1,) float64, FSC of the unfiltered half maps inside the solvent mask
     tau2_s : (n//2+1,) float64, prior variance of the map's coefficients that regularised the half maps
@@ -54,7 +55,7 @@ class MapSet:
 
 
 def init(context: RefineContext, reference: NDArray[np.float32]) -> tuple[RefinementState, float]:
-    """Make the first state: low-passed reference on the images' grey scale, noise from the images' background.
+    """Make the first state: low-passed reference on the images' grey scale, noise from the background.
 
     Parameters
     ----------
@@ -149,7 +150,7 @@ def _maximise(context: RefineContext, sums: ExpectationSums, final: bool) -> Map
 
 
 def _solvent_fsc(context: RefineContext, unfiltered: NDArray[np.float32], radius: int) -> NDArray[np.float64]:
-    """FSC inside the solvent mask, zero beyond the collected shells; a user's mask is corrected for its own correlations."""
+    """FSC inside the solvent mask, corrected for a user's mask; zero beyond the collected shells."""
     mask, first, second = context.solvent_mask, *unfiltered
     if context.tight_mask:
         curves = fsc_curves(first, second, context.pixel_size, mask, workers=context.workers.threads)
@@ -163,7 +164,7 @@ def _solvent_fsc(context: RefineContext, unfiltered: NDArray[np.float32], radius
 def _next_state(
     context: RefineContext, state: RefinementState, sums: ExpectationSums, maps: MapSet
 ) -> RefinementState:
-    """What this iteration measured, before any decision."""
+    """Collect what this iteration measured, before any decision."""
     below = np.flatnonzero(maps.fsc_s[1:] < _FSC_LIMIT)
     shell = int(below[0]) if len(below) else len(maps.fsc_s) - 1
     found = sums.estimates
@@ -186,8 +187,10 @@ def _next_state(
 def _decide(measured: RefinementState, old: RefinementState, info: IterationInfo) -> RefinementState:
     """Decide what comes next: a finer grid, a local search, or the end.
 
-    The grid is refined as long as posteriors are narrower than its cells, and coarsened where they are very broad. When
-    neither the resolution rises nor the map changes, the search becomes local, then finer, and then has converged.
+    The grid is refined as long as posteriors are narrower than its cells, and coarsened where they are
+    very broad. When
+    neither the resolution rises nor the map changes, the search becomes local, then finer, and then has
+    converged.
     """
     search = replace(measured.search, support_share=info.support_share)
     improving = measured.best_shell > old.best_shell or info.map_change > _STILL_CHANGING
@@ -199,7 +202,7 @@ def _decide(measured: RefinementState, old: RefinementState, info: IterationInfo
         return replace(measured, stalled=0, search=search)
     if not search.local:
         return replace(measured, stalled=0, search=replace(search, local=True))
-    if search.fineness < _FINE_ENOUGH:
+    if search.fineness < _FINE_ENOUGH and info.effective_orientations < _WORTH_REFINING:
         return replace(measured, stalled=0, search=replace(search, fineness=2 * search.fineness))
     stalled = old.stalled + 1
     return replace(measured, stalled=stalled, search=search, converged=stalled >= 2)
@@ -243,7 +246,7 @@ def _report(
 def _angle_change(
     old: NDArray[np.float64], new: NDArray[np.float64], operators: NDArray[np.float64]
 ) -> float:
-    """Median angle between poses, symmetry-equivalent ones counting as equal; 180 where there is none to compare."""
+    """Median angle between poses, equivalent ones counting as equal; 180 where none can be compared."""
     if not len(old):
         return 180.0
     return float(np.median(np.min([angular_distance_deg(old, new @ s) for s in operators], axis=0)))

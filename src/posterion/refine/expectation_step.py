@@ -33,7 +33,9 @@ _LATER_SHIFT_RANGE_PX = 2.5
 def make_plan(context: RefineContext, state: RefinementState, compare_radius: int) -> SearchPlan:
     """Decide how an iteration searches: levels, ranges, prior, and a random turn of the grid."""
     config = context.config
-    range_px = config.shift_range_angstrom / context.pixel_size if state.iteration == 0 else _LATER_SHIFT_RANGE_PX
+    range_px = (
+        config.shift_range_angstrom / context.pixel_size if state.iteration == 0 else _LATER_SHIFT_RANGE_PX
+    )
     levels = search_levels(
         compare_radius,
         context.box,
@@ -105,7 +107,7 @@ def _batch_size(plan: SearchPlan, shared: SharedGrid | None) -> int:
 
 
 class ExpectationSums:
-    """Sums of one expectation step over both halves; batches are added in order, so the bits are always the same.
+    """Sums of one expectation step over both halves; added in order, so the bits are always the same.
 
     Parameters
     ----------
@@ -124,7 +126,11 @@ class ExpectationSums:
 
     def __init__(self, context: RefineContext, state: RefinementState, plan: SearchPlan, radius: int) -> None:
         groups, shells = state.sigma2_gs.shape
-        self._context, self._sigma2_gs, self._compared = context, state.sigma2_gs, disc(context.box, plan.radius)
+        self._context, self._sigma2_gs, self._compared = (
+            context,
+            state.sigma2_gs,
+            disc(context.box, plan.radius),
+        )
         self._collected = disc(context.box, radius)
         self.accumulators = Accumulator(context.box, radius), Accumulator(context.box, radius)
         self.noise_gs = np.zeros((groups, shells))
@@ -158,13 +164,13 @@ class ExpectationSums:
         np.add.at(self.count_g, group, 1)
 
     def sigma2_gs(self) -> NDArray[np.float64]:
-        """New noise spectra; a group of which no image was used keeps its old one."""
+        """Compute new noise spectra; a group of which no image was used keeps its old one."""
         mean_gs = self.noise_gs / np.maximum(self.count_g, 1)[:, None]
         smallest = 1e-3 * self._sigma2_gs
         return np.where(self.count_g[:, None] > 0, np.maximum(mean_gs, smallest), self._sigma2_gs)
 
     def scale_g(self, old_g: NDArray[np.float64]) -> NDArray[np.float64]:
-        """New intensity scales ``sum y.R / sum |R|^2`` per group, relative to their mean over groups."""
+        """Compute new intensity scales ``sum y.R / sum |R|^2`` per group, relative to their mean."""
         ratio_g = np.where(self.square_g > 0, self.cross_g / np.maximum(self.square_g, 1e-30), 1.0)
         new_g = old_g * np.clip(ratio_g, 0.2, 5.0)
         return np.asarray(new_g / new_g.mean())

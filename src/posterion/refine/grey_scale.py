@@ -1,4 +1,4 @@
-"""The reference's grey scale and the first noise spectra: what a likelihood needs before it can be believed."""
+"""The reference's grey scale and the first noise spectra, which a likelihood cannot do without."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ _EM_ROUNDS = 3
 def _spread(candidates: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """At most ``count`` of the candidates, evenly spread."""
     chosen = np.linspace(0, len(candidates) - 1, min(count, len(candidates)))
-    return candidates[np.unique(chosen.astype(int))]
+    return np.asarray(candidates[np.unique(chosen.astype(int))])
 
 
 def background_sigma2(context: RefineContext) -> NDArray[np.float64]:
     """Noise variance per group and shell from the images' background, outside the particle's diameter.
 
-    ``sigma2(s) = <|F[(1 - m) y]|^2> / <(1 - m)^2>`` with m the soft disc, over up to 1,000 images of each group.
+    ``sigma2(s) = <|F[(1 - m) y]|^2> / <(1 - m)^2>`` with m the soft disc, over up to 1,000 images of each
+    group.
 
     Returns
     -------
@@ -48,10 +49,12 @@ def background_sigma2(context: RefineContext) -> NDArray[np.float64]:
 
 
 def fit_grey_scale(context: RefineContext, state: RefinementState) -> tuple[float, float]:
-    """Fit the factor that brings the reference to the images' grey scale, by maximum likelihood on a spread of images.
+    """Fit the factor that brings the reference to the images' grey scale, by maximum likelihood.
 
-    First ``sum X.R / sum |R|^2`` at the poses of best correlation, which do not depend on the scale; then the same sums
-    under the posterior at that scale, a few rounds of expectation-maximisation: the noise that best poses pick up is
+    First ``sum X.R / sum |R|^2`` at the poses of best correlation, which do not depend on the scale; then
+    the same sums
+    under the posterior at that scale, a few rounds of expectation-maximisation: the noise that best poses
+    pick up is
     averaged out.
 
     Parameters
@@ -62,7 +65,8 @@ def fit_grey_scale(context: RefineContext, state: RefinementState) -> tuple[floa
     Returns
     -------
     factor : scale of the reference
-    support_share : mean effective number of rotations of the posteriors over the number of cells of their grid
+    support_share : mean effective number of rotations of the posteriors over the number of cells of their
+        grid
     """
     chosen = _spread(np.arange(len(context.particles)), _SCALE_IMAGES)
     few = replace(

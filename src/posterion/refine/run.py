@@ -74,7 +74,7 @@ class RefineResult:
     was_finished: bool = False
 
 
-def refine(  # noqa: PLR0917 (the first four are what every run needs)
+def refine(
     particles: str | Path | Particles,
     reference: str | Path | NDArray[np.floating],
     output: str | Path,

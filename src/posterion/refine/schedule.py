@@ -1,4 +1,4 @@
-"""How finely to search: bands, angular and shift steps from the resolution, the particle's size and what was measured."""
+"""How finely to search: bands and steps from the resolution, the particle's size and what was measured."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SearchState:
 
 def local_radius_deg(levels: tuple[Level, ...]) -> float:
     """Radius of a local search: two steps of its first level, degrees."""
-    return _LOCAL_STEPS * 60.0 / 2 ** levels[0].order
+    return float(_LOCAL_STEPS * 60.0 / 2 ** levels[0].order)
 
 
 def search_levels(
@@ -46,7 +46,8 @@ def search_levels(
 ) -> tuple[Level, ...]:
     """Levels from a coarse grid at low resolution to one that oversamples ``radius`` by ``search.fineness``.
 
-    Where posteriors are so broad that most of the finest grid would be scored anyway, that grid is the only level
+    Where posteriors are so broad that most of the finest grid would be scored anyway, that grid is the
+    only level
     and is shared by all images: matrix products instead of ragged lists.
 
     Parameters
@@ -60,14 +61,18 @@ def search_levels(
     last = 1
     while last < _FINEST_ORDER and band_of_order(last, box, diameter_px) < search.fineness * radius:
         last += 1
-    first = min(last, max(_LOCAL_ORDER, last - 2) if search.local else _shared_order(radius, last, search, group_order))
+    first = min(
+        last,
+        max(_LOCAL_ORDER, last - 2) if search.local else _shared_order(radius, last, search, group_order),
+    )
     levels: list[Level] = []
     step = float(2.0 ** np.floor(np.log2(max(shift_range_px / 2, 0.125))))
     for order in range(first, last + 1):
         resolved = band_of_order(order, box, diameter_px)
         band = radius if order == last else min(radius, int(resolved))
         wanted = box / (_SHIFT_FACTOR * band * (search.fineness if order == last else 2.0))
-        # The first level may start at any step; after it a level halves the step at most, as children are made.
+        # The first level may start at any step; after it a level halves the step at most, as children are
+        # made.
         while wanted < 0.75 * step and (not levels or step > 0.75 * levels[-1].shift_step_px):
             step /= 2
         levels.append(Level(order, max(band, 3), step, _CELL_LOSS * min(1.0, band / resolved) ** 2))
@@ -75,7 +80,7 @@ def search_levels(
 
 
 def _shared_order(radius: int, last: int, search: SearchState, group_order: int) -> int:
-    """Order of the dense pass: the last level's where posteriors are broad, else the largest that is cheap anyway."""
+    """Order of the dense pass: the last level's where posteriors are broad, else the largest cheap one."""
     bytes_of_last = 72 * 8**last / group_order * (np.pi / 2 * radius**2) * 12
     if search.support_share > _DENSE_SHARE and bytes_of_last < _DENSE_BYTES:
         return last

@@ -68,13 +68,14 @@ class ParticleEstimates:
     def empty(cls, count: int) -> ParticleEstimates:
         """Nothing known yet."""
         identity = np.tile(np.eye(3), (count, 1, 1))
-        scalars = np.zeros((3, count))
-        return cls(identity, np.zeros((count, 2)), *scalars, np.zeros(count, bool))
+        log_likelihood, pmax, effective = np.zeros((3, count))
+        return cls(identity, np.zeros((count, 2)), log_likelihood, pmax, effective, np.zeros(count, bool))
 
     def put(self, part: BatchExpectation) -> None:
         """Write one batch's estimates in place."""
         index = part.index_i
-        self.matrices[index], self.shifts_px[index], self.usable[index] = part.matrices_i, part.shifts_px_i, True
+        self.matrices[index], self.shifts_px[index] = part.matrices_i, part.shifts_px_i
+        self.usable[index] = True
         self.log_likelihood[index], self.pmax[index] = part.log_likelihood_i, part.pmax_i
         self.effective_orientations[index] = part.effective_orientations_i
 
