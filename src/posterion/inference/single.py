@@ -102,7 +102,7 @@ def posterior(
         )
     if volume.box != particle.box_px:
         raise PosterionError(
-            f"the volume's box is {volume.box} px, the particle's {particle.box_px} px: resample the map first"
+            f"the volume's box is {volume.box} px, the image's {particle.box_px} px: resample the map first"
         )
     box, pixel = particle.box_px, particle.pixel_size_angstrom
     diameter_px = (diameter_angstrom or _DIAMETER_SHARE * box * pixel) / pixel
