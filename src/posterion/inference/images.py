@@ -151,7 +151,9 @@ def _roll(images: NDArray[np.float32], shift_px: NDArray[np.float64]) -> NDArray
 
 
 def _inverse_sigma2(noise: NoiseModel, index_i: NDArray[np.int64], pixels: Disc) -> NDArray[np.float32]:
-    spectrum_gp = (1 / noise.sigma2_gs).astype(np.float32)[:, pixels.shell_p]
+    # The mean of one image's background is taken off, so its DC can have no variance at all.
+    inverse_gs = np.divide(1, noise.sigma2_gs, out=np.zeros_like(noise.sigma2_gs), where=noise.sigma2_gs > 0)
+    spectrum_gp = inverse_gs.astype(np.float32)[:, pixels.shell_p]
     return spectrum_gp[noise.noise_group_i[index_i]]
 
 

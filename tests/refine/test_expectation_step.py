@@ -1,0 +1,83 @@
+"""Sums over a whole set: noise and intensity groups, and groups of which nothing was seen."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import posterion
+from posterion.compute import Workers
+from posterion.mapping.masks import low_pass
+from posterion.refine.auto_refine import init
+from posterion.refine.expectation_step import ExpectationSums, expect_half, make_plan
+from posterion.refine.inputs import Inputs, prepare
+from posterion.refine.state import RefinementState
+
+BOX = 24
+
+
+@pytest.fixture(scope="module")
+def inputs(tiny_set: Path, tiny_options: posterion.RefineOptions) -> Inputs:
+    return prepare(tiny_set / "particles.star", tiny_set / "reference.mrc", 150.0, tiny_options)
+
+
+@pytest.fixture(scope="module")
+def state(inputs: Inputs) -> RefinementState:
+    with Workers(1) as workers:
+        return init(inputs.context(workers), low_pass(inputs.reference, 25.0, 7.5))[0]
+
+
+def sums_of(inputs: Inputs, state: RefinementState, **changed: np.ndarray) -> ExpectationSums:
+    with Workers(1) as workers:
+        context = replace(inputs.context(workers), **changed)
+        plan = make_plan(context, state, 5)
+        sums = ExpectationSums(context, state, plan, 8)
+        for half in (0, 1):
+            for part in expect_half(context, state, plan, half, 8):
+                sums.add(part, half)
+    return sums
+
+
+def test_groups_add_up_to_one_group(inputs: Inputs, state: RefinementState) -> None:
+    """The same images in one noise group or in two: counts and residuals add."""
+    two = np.arange(32, dtype=np.int32) % 2
+    one = sums_of(inputs, state)
+    state_of_two = replace(state, sigma2_gs=np.repeat(state.sigma2_gs, 2, axis=0))
+    split = sums_of(inputs, state_of_two, noise_group_i=two)
+    assert one.count_g.tolist() == [32]
+    assert split.count_g.tolist() == [16, 16]
+    np.testing.assert_allclose(split.noise_gs.sum(axis=0), one.noise_gs[0], rtol=1e-5)
+    np.testing.assert_allclose(split.sigma2_gs().mean(axis=0), one.sigma2_gs()[0], rtol=1e-5)
+
+
+def test_a_group_without_images_keeps_its_noise_and_intensity(inputs: Inputs, state: RefinementState) -> None:
+    lone = replace(
+        state, sigma2_gs=np.concatenate([state.sigma2_gs, 7 * state.sigma2_gs]), scale_g=np.ones(3)
+    )
+    sums = sums_of(inputs, lone, scale_group_i=np.zeros(32, np.int32))
+    np.testing.assert_array_equal(sums.sigma2_gs()[1], 7 * state.sigma2_gs[0])
+    scale = sums.scale_g(lone.scale_g)
+    assert scale[1] == scale[2]
+    assert scale.mean() == pytest.approx(1)
+
+
+def test_every_particle_is_estimated_once(inputs: Inputs, state: RefinementState) -> None:
+    sums = sums_of(inputs, state)
+    assert sums.estimates.usable.all()
+    weights = [a.values[..., 2].sum(dtype=float) for a in sums.accumulators]
+    assert min(weights) > 0.3 * max(weights)
+
+
+def test_plans_turn_the_grid_by_the_seed(inputs: Inputs, state: RefinementState) -> None:
+    with Workers(1) as workers:
+        context = inputs.context(workers)
+        again, other = (
+            make_plan(replace(context, config=replace(context.config, seed=seed)), state, 5)
+            for seed in (1, 2)
+        )
+        np.testing.assert_array_equal(make_plan(context, state, 5).grid_offset, again.grid_offset)
+        later = make_plan(context, replace(state, iteration=1), 5)
+    assert not np.allclose(again.grid_offset, other.grid_offset)
+    assert not np.allclose(again.grid_offset, later.grid_offset)
+    np.testing.assert_allclose(other.grid_offset @ other.grid_offset.T, np.eye(3), atol=1e-12)
