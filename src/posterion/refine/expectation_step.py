@@ -26,6 +26,8 @@ __all__ = ["ExpectationSums", "expect_half", "make_plan"]
 
 _BATCH_BYTES = 2**26
 _BATCH = 32
+_FEWEST_SLICES = 8
+_SLICES_PER_EFFECTIVE = 3.0
 _GRID_TURN_DEG = 5.0
 _LATER_SHIFT_RANGE_PX = 2.5
 
@@ -86,7 +88,7 @@ def expect_half(
         return expect_batch(batch, volume, plan, shared, known.matrices[index_i], shifts_px, hard)
 
     members = np.flatnonzero(context.half_i == half + 1)
-    size = _batch_size(plan, shared)
+    size = _batch_size(plan, shared, state.search.support_share, len(disc(context.box, radius)))
     batches = (members[start : start + size] for start in range(0, len(members), size))
     for index_i, part in zip(
         (members[start : start + size] for start in range(0, len(members), size)),
@@ -98,12 +100,17 @@ def expect_half(
             context.observer(len(index_i))
 
 
-def _batch_size(plan: SearchPlan, shared: SharedGrid | None) -> int:
-    """Images per batch: bounded memory for the dense scores; never a function of the number of threads."""
-    if shared is None:
-        return _BATCH
-    shifts = len(shift_lattice(plan.shift_range_px, plan.levels[0].shift_step_px))
-    return int(np.clip(_BATCH_BYTES // (4 * shifts * len(shared.cell)), 1, _BATCH))
+def _batch_size(plan: SearchPlan, shared: SharedGrid | None, support_share: float, collected: int) -> int:
+    """Images per batch: bounded memory for dense scores and for the slices to insert; no function of the threads.
+
+    How many slices an image inserts is guessed from how broad posteriors were in the iteration before.
+    """
+    slices = max(_FEWEST_SLICES, _SLICES_PER_EFFECTIVE * support_share * plan.cell_count)
+    size = _BATCH_BYTES / (12 * collected * slices) if shared is None or len(plan.levels) > 1 else _BATCH
+    if shared is not None:
+        shifts = len(shift_lattice(plan.shift_range_px, plan.levels[0].shift_step_px))
+        size = min(size, _BATCH_BYTES / (4 * shifts * len(shared.cell)))
+    return int(np.clip(size, 1, _BATCH))
 
 
 class ExpectationSums:
