@@ -2,9 +2,9 @@
 
     python benchmarks/ribosome.py ../shared/data/ribo128 [--all] [--threads 2]
 
-Prints one line of Markdown for the record table in docs/log.md. CPU seconds are taken from this process (all threads);
-the ratio is against RELION 5.0.1's 3.5 CPU-s per particle on the same 500 images (data README), measured on a machine
-of the same kind, so trust it to a factor of 1.4. The float32 GEMM rate of the same run says how fast the machine was.
+Prints one line of Markdown for the record table in docs/log.md. CPU seconds are this process's, all threads; the
+ratio is against RELION 5.0.1's 3.5 CPU-s per particle on the same 500 images (data README), taken on a machine of
+the same kind: trust it to a factor of 1.4. The float32 GEMM rate of this run says how fast the machine was.
 """
 
 import argparse
@@ -69,11 +69,12 @@ def main() -> None:
         )
     found = json.loads(verdict.stdout)
     print(verdict.stdout)
+    halves, truth = found["fsc_halves_0143"]["masked"], found["fsc_truth_mean_masked"]
     print(
-        f"| {count} particles | {cpu / count:.3f} CPU-s per particle ({RELION_CPU_SECONDS * count / cpu:.0f}x less than "
-        f"RELION 5) | wall {wall:.0f} s | median angle {found['poses']['angle_median']:.2f} deg | masked FSC 0.143 "
-        f"{found['fsc_halves_0143']['masked']:.2f} A | mean masked FSC against truth "
-        f"{found['fsc_truth_mean_masked']:.3f} | GEMM {before:.0f} GFLOP/s per core |"
+        f"| {count} particles | {cpu / count:.3f} CPU-s per particle "
+        f"({RELION_CPU_SECONDS * count / cpu:.0f}x less than RELION 5) | wall {wall:.0f} s "
+        f"| median angle {found['poses']['angle_median']:.2f} deg | masked FSC 0.143 {halves:.2f} A "
+        f"| mean masked FSC against truth {truth:.3f} | GEMM {before:.0f} GFLOP/s per core |"
     )
 
 

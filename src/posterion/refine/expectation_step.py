@@ -101,7 +101,7 @@ def expect_half(
 
 
 def _batch_size(plan: SearchPlan, shared: SharedGrid | None, support_share: float, collected: int) -> int:
-    """Images per batch: bounded memory for dense scores and for the slices to insert; no function of the threads.
+    """Images per batch: bounded memory for scores and slices to insert; no function of the threads.
 
     How many slices an image inserts is guessed from how broad posteriors were in the iteration before.
     """
