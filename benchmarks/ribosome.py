@@ -2,9 +2,9 @@
 
     python benchmarks/ribosome.py ../shared/data/ribo128 [--all] [--threads 2]
 
-Prints one line of Markdown for the record table in docs/log.md. CPU seconds are this process's, all threads; the
-ratio is against RELION 5.0.1's 3.5 CPU-s per particle on the same 500 images (data README), taken on a machine of
-the same kind: trust it to a factor of 1.4. The float32 GEMM rate of this run says how fast the machine was.
+Prints one line of Markdown for the record table in docs/log.md. CPU seconds are this process's, all threads.
+The ratio is against RELION 5.0.1's 3.5 CPU-s per particle on the same 500 images (data README), taken on a
+machine of the same kind: trust it to a factor of 1.4. The float32 GEMM rate says how fast the machine was.
 """
 
 import argparse
