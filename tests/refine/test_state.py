@@ -16,6 +16,7 @@ def batch(index_i: list[int]) -> BatchExpectation:
         "matrices_i": np.stack([np.diag([1.0, -1.0, -1.0])] * n),
         "shifts_px_i": np.arange(2.0 * n).reshape(n, 2),
         "log_likelihood_i": -np.array(index_i, float),
+        "correlation_i": np.full(n, 0.25),
         "pmax_i": np.full(n, 0.5),
         "effective_orientations_i": np.full(n, 3.0),
     }
@@ -36,6 +37,7 @@ def test_a_batch_is_written_at_its_particles() -> None:
     np.testing.assert_array_equal(estimates.shifts_px[[3, 1]], [[0, 1], [2, 3]])
     np.testing.assert_array_equal(estimates.log_likelihood, [0, -1, 0, -3, 0])
     np.testing.assert_array_equal(estimates.pmax, [0, 0.5, 0, 0.5, 0])
+    np.testing.assert_array_equal(estimates.correlation, [0, 0.25, 0, 0.25, 0])
     np.testing.assert_array_equal(estimates.matrices[0], np.eye(3))
     np.testing.assert_array_equal(estimates.matrices[1], np.diag([1.0, -1.0, -1.0]))
 

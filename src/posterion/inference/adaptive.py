@@ -29,17 +29,21 @@ class LevelImages:
     ----------
     pixels : disc of the level
     whitened_ip, ctf2_ip : as in `ImageBatch`, on that disc
+    power_i : (n,) float64, half the whitened power of each masked image on that disc
     """
 
     pixels: Disc
     whitened_ip: NDArray[np.complex64]
     ctf2_ip: NDArray[np.float32]
+    power_i: NDArray[np.float64]
 
     @classmethod
     def of(cls, batch: ImageBatch, radius: int) -> LevelImages:
         """Cut a batch to a radius."""
         inside = batch.pixels.within(radius)
-        return cls(disc(batch.pixels.box, radius), batch.whitened_ip[:, inside], batch.ctf2_ip[:, inside])
+        power_i = batch.power_ip[:, inside].sum(axis=1, dtype=np.float64)
+        pixels = disc(batch.pixels.box, radius)
+        return cls(pixels, batch.whitened_ip[:, inside], batch.ctf2_ip[:, inside], power_i)
 
 
 def refine(

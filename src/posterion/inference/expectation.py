@@ -32,6 +32,7 @@ class BatchExpectation:
     shifts_px_i : (n, 2), mean total origin offset
     log_likelihood_i : (n,) float64, ``log p(y_i | V)`` over the compared pixels, up to the normalisation
         by sigma2
+    correlation_i : (n,) float64, ``X.R / (|X||R|)`` of the whitened image with the expected reference
     pmax_i, effective_orientations_i : (n,) float64
     insert_matrices : (m, 3, 3) rotations of the slices below
     numerator_mp : (m, P) complex64, ``sum_t Gamma C y / sigma2`` of each slice
@@ -47,6 +48,7 @@ class BatchExpectation:
     matrices_i: NDArray[np.float64]
     shifts_px_i: NDArray[np.float64]
     log_likelihood_i: NDArray[np.float64]
+    correlation_i: NDArray[np.float64]
     pmax_i: NDArray[np.float64]
     effective_orientations_i: NDArray[np.float64]
     insert_matrices: NDArray[np.float64]
@@ -106,7 +108,7 @@ def expect_batch(
     if shared is not None and len(plan.levels) == 1:
         supports = dense_supports(batch, shared, plan)
         terms = [_terms_of_image(batch, row, levels[-1], supports[row], mass) for row in usable]
-        return _collect(batch, usable, terms, plan, _sum_shared(batch, usable, terms, shared))
+        return _collect(batch, usable, terms, levels[-1], plan, _sum_shared(batch, usable, terms, shared))
     if shared is not None:
         starts = dense_candidates(batch, shared, plan)
     else:
@@ -117,7 +119,7 @@ def expect_batch(
         support = refine(batch, row, levels, volume, plan, starts[row])
         terms.append(_terms_of_image(batch, row, levels[-1], support, mass))
         slices.append(_own_slices(batch, row, terms[-1], support))
-    return _collect(batch, usable, terms, plan, _stack_slices(slices, len(batch.pixels)))
+    return _collect(batch, usable, terms, levels[-1], plan, _stack_slices(slices, len(batch.pixels)))
 
 
 def _terms_of_image(
@@ -147,8 +149,8 @@ def _own_slices(batch: ImageBatch, row: int, terms: _ImageTerms, support: Suppor
     """Slices one image inserts: ``sum_t Gamma C y / sigma2``, ``sum_t Gamma C^2 / sigma2`` per rotation."""
     weight_rt = terms.posterior.weight_rt
     numerator_rp = (weight_rt @ terms.shifted_tp.view(np.float32)).view(np.complex64)
-    ctf2_p = batch.ctf2_ip[row] / batch.pixels.multiplicity_p
-    return support.matrices[terms.posterior.rotation_r], numerator_rp, np.outer(weight_rt.sum(axis=1), ctf2_p)
+    weight_rp = np.outer(weight_rt.sum(axis=1), batch.inserted_ctf2(row))
+    return support.matrices[terms.posterior.rotation_r], numerator_rp, weight_rp
 
 
 def _stack_slices(slices: list[_Slices], pixels: int) -> _Slices:
@@ -164,8 +166,7 @@ def _sum_shared(
     """Slices summed over a batch on the shared grid: the transpose of the dense pass, two matrix products.
 
     ``slice_sum_rp = Gamma^T @ images`` and ``weight_rp = Gamma^T @ [C^2/sigma2]`` (THEORY 4): one
-    insertion per
-    rotation, not one per image.
+    insertion per rotation, not one per image.
     """
     gamma_ri = np.zeros((len(shared.cell), len(terms)), np.float32)
     columns = [np.empty((len(shared.cell), 0), np.float32)]
@@ -179,30 +180,46 @@ def _sum_shared(
     shifted_tp = np.concatenate(
         [np.empty((0, len(batch.pixels)), np.complex64), *[t.shifted_tp for t in terms]]
     )
-    ctf2_ip = batch.ctf2_ip[usable] / batch.pixels.multiplicity_p
     numerator_rp = (gamma_rt @ shifted_tp.view(np.float32)).view(np.complex64)
-    return shared.matrices[used], numerator_rp, gamma_ri[used] @ ctf2_ip
+    return shared.matrices[used], numerator_rp, gamma_ri[used] @ batch.inserted_ctf2(usable)
 
 
 def _collect(
-    batch: ImageBatch, usable: list[int], terms: list[_ImageTerms], plan: SearchPlan, slices: _Slices
+    batch: ImageBatch,
+    usable: list[int],
+    terms: list[_ImageTerms],
+    images: LevelImages,
+    plan: SearchPlan,
+    slices: _Slices,
 ) -> BatchExpectation:
     """Stack the terms of a batch's images."""
     shells = plan.radius + 1
+    cross_is = np.array([t.cross_s for t in terms]).reshape(-1, shells)
+    square_is = np.array([t.square_s for t in terms]).reshape(-1, shells)
+    power_i = images.power_i[usable]
     posteriors = [t.posterior for t in terms]
     evidence = np.array([post.log_evidence for post in posteriors]) + plan.log_rotation_cell
     return BatchExpectation(
         index_i=batch.index_i[usable],
         matrices_i=np.array([post.matrix for post in posteriors]).reshape(-1, 3, 3),
         shifts_px_i=np.array([post.shift_px for post in posteriors]).reshape(-1, 2) + batch.shift0_px[usable],
-        log_likelihood_i=evidence - batch.power_i[usable],
+        log_likelihood_i=evidence - power_i,
+        correlation_i=_correlation(cross_is.sum(axis=1), square_is.sum(axis=1), power_i),
         pmax_i=np.array([post.pmax for post in posteriors]),
         effective_orientations_i=np.array([post.effective_orientations for post in posteriors]),
         insert_matrices=slices[0],
         numerator_mp=slices[1],
         weight_mp=slices[2],
-        cross_is=np.array([t.cross_s for t in terms]).reshape(-1, shells),
-        square_is=np.array([t.square_s for t in terms]).reshape(-1, shells),
+        cross_is=cross_is,
+        square_is=square_is,
         masked_power_is=batch.masked_power_is[usable],
         scored_i=np.array([t.scored for t in terms], np.int64),
     )
+
+
+def _correlation(
+    cross_i: NDArray[np.float64], square_i: NDArray[np.float64], power_i: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Correlation coefficient ``X.R / (|X||R|)`` (L) from sums of whitened products."""
+    lengths = np.sqrt(2 * power_i * square_i)
+    return np.divide(cross_i, lengths, out=np.zeros_like(cross_i), where=lengths > 0)

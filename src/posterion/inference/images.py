@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.fft
@@ -49,11 +49,12 @@ class ImageBatch:
         DC)
     ctf2_ip : (n, P) float32, ``w C^2 / sigma2``; C includes the intensity scale
     data_ip : (n, P) complex64, ``C y / sigma2`` of the image outside of no mask: what the M-step adds up
-    power_i : (n,) float64, ``1/2 sum_p w |y|^2 / sigma2`` of the masked image
+    power_ip : (n, P) float32, ``1/2 w |y|^2 / sigma2`` of the masked image
     masked_power_is : (n, box//2+1) float64, mean ``|y|^2`` of the masked image per shell, divided by the
         mask's area
     shift0_px : (n, 2) float64, whole-pixel origin offsets already applied
     finite_i : (n,) bool, False where the image holds NaN or infinity or is constant; its entries are zero
+    score_weight_ip : (n, P) float32 or None, factors of the M-step; ``data_ip`` holds them already
     """
 
     index_i: NDArray[np.int64]
@@ -61,13 +62,28 @@ class ImageBatch:
     whitened_ip: NDArray[np.complex64]
     ctf2_ip: NDArray[np.float32]
     data_ip: NDArray[np.complex64]
-    power_i: NDArray[np.float64]
+    power_ip: NDArray[np.float32]
     masked_power_is: NDArray[np.float64]
     shift0_px: NDArray[np.float64]
     finite_i: NDArray[np.bool_]
+    score_weight_ip: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.index_i)
+
+    @property
+    def power_i(self) -> NDArray[np.float64]:
+        """Half the whitened power of each masked image over the whole disc, (n,)."""
+        return np.asarray(self.power_ip.sum(axis=1, dtype=np.float64))
+
+    def inserted_ctf2(self, rows: int | list[int]) -> NDArray[np.float32]:
+        """``C^2 / sigma2`` that the M-step adds up beside ``data_ip``, for one image or several."""
+        ctf2 = self.ctf2_ip[rows] / self.pixels.multiplicity_p
+        return ctf2 if self.score_weight_ip is None else ctf2 * self.score_weight_ip[rows]
+
+    def weighted(self, weight_ip: NDArray[np.float32]) -> ImageBatch:
+        """Weigh the images in the M-step, not in the comparison: (n, P) factors."""
+        return replace(self, data_ip=self.data_ip * weight_ip, score_weight_ip=weight_ip)
 
 
 def mask_area(box: int, diameter_px: float) -> float:
@@ -137,7 +153,7 @@ def prepare_images(
         whitened_ip=masked_ip * (ctf_ip * weight_ip),
         ctf2_ip=ctf_ip**2 * weight_ip,
         data_ip=pixels.take(full) * (ctf_ip * inverse_ip),
-        power_i=0.5 * np.asarray(np.sum(weight_ip * np.abs(masked_ip) ** 2, axis=1, dtype=np.float64)),
+        power_ip=0.5 * weight_ip * (masked_ip.real**2 + masked_ip.imag**2),
         masked_power_is=_shell_power(masked, box) / mask_area(box, diameter_px),
         shift0_px=shift0_px,
         finite_i=finite_i,

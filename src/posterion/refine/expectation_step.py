@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from posterion.inference.exhaustive import SharedGrid
 from posterion.inference.expectation import BatchExpectation, expect_batch
-from posterion.inference.images import NoiseModel, mask_area, prepare_images
+from posterion.inference.images import ImageBatch, NoiseModel, mask_area, prepare_images
 from posterion.inference.likelihood import gaussian_log_prob, profile_log_prob
 from posterion.inference.priors import PosePrior
 from posterion.inference.search import SearchPlan
@@ -28,6 +28,7 @@ _BATCH_BYTES = 2**26
 _BATCH = 32
 _FEWEST_SLICES = 8
 _SLICES_PER_EFFECTIVE = 3.0
+_SCORE_BFACTOR = 5.0
 _GRID_TURN_DEG = 5.0
 _LATER_SHIFT_RANGE_PX = 2.5
 
@@ -85,6 +86,8 @@ def expect_half(
         batch = prepare_images(
             context.particles, index_i, images, radius, context.diameter_px, noise, np.rint(shifts_px)
         )
+        if hard:
+            batch = _weighted_by_score(context, known, batch)
         return expect_batch(batch, volume, plan, shared, known.matrices[index_i], shifts_px, hard)
 
     members = np.flatnonzero(context.half_i == half + 1)
@@ -98,6 +101,22 @@ def expect_half(
         yield part
         if context.observer is not None:
             context.observer(len(index_i))
+
+
+def _weighted_by_score(context: RefineContext, known: ParticleEstimates, batch: ImageBatch) -> ImageBatch:
+    """Weigh images in the reconstruction by their last correlation, as FREALIGN does.
+
+    ``w(f) = exp(B/4 (score - <score>) f^2)``, score = 100 CC, B = 5 A^2: images that match worse than the
+    mean lose their high frequencies. The exponent is kept within [-8, 2]; at first all weigh the same.
+    """
+    if not known.usable.any():
+        return batch
+    score = 100 * known.correlation
+    excess_i = np.where(known.usable, score - score[known.usable].mean(), 0.0)[batch.index_i]
+    pixels = batch.pixels
+    frequency2_p = (pixels.kx_p**2 + pixels.ky_p**2) / (context.box * context.pixel_size) ** 2
+    exponent_ip = np.clip(np.outer(_SCORE_BFACTOR / 4 * excess_i, frequency2_p), -8, 2)
+    return batch.weighted(np.exp(exponent_ip).astype(np.float32))
 
 
 def _batch_size(plan: SearchPlan, shared: SharedGrid | None, support_share: float, collected: int) -> int:

@@ -52,6 +52,7 @@ class ParticleEstimates:
     matrices : (N, 3, 3) float64, rotations
     shifts_px : (N, 2) float64, origin offsets (x, y)
     log_likelihood : (N,) float64
+    correlation : (N,) float64, correlation coefficient with the expected reference
     pmax : (N,) float64, largest posterior weight of one pose
     effective_orientations : (N,) float64
     usable : (N,) bool, False for quarantined images
@@ -60,6 +61,7 @@ class ParticleEstimates:
     matrices: NDArray[np.float64]
     shifts_px: NDArray[np.float64]
     log_likelihood: NDArray[np.float64]
+    correlation: NDArray[np.float64]
     pmax: NDArray[np.float64]
     effective_orientations: NDArray[np.float64]
     usable: NDArray[np.bool_]
@@ -68,15 +70,17 @@ class ParticleEstimates:
     def empty(cls, count: int) -> ParticleEstimates:
         """Nothing known yet."""
         identity = np.tile(np.eye(3), (count, 1, 1))
-        log_likelihood, pmax, effective = np.zeros((3, count))
-        return cls(identity, np.zeros((count, 2)), log_likelihood, pmax, effective, np.zeros(count, bool))
+        likelihood, correlation, pmax, effective = (np.zeros(count) for _ in range(4))
+        usable = np.zeros(count, bool)
+        return cls(identity, np.zeros((count, 2)), likelihood, correlation, pmax, effective, usable)
 
     def put(self, part: BatchExpectation) -> None:
         """Write one batch's estimates in place."""
         index = part.index_i
         self.matrices[index], self.shifts_px[index] = part.matrices_i, part.shifts_px_i
         self.usable[index] = True
-        self.log_likelihood[index], self.pmax[index] = part.log_likelihood_i, part.pmax_i
+        self.log_likelihood[index], self.correlation[index] = part.log_likelihood_i, part.correlation_i
+        self.pmax[index] = part.pmax_i
         self.effective_orientations[index] = part.effective_orientations_i
 
 
