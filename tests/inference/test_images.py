@@ -136,3 +136,17 @@ def test_noise_model_is_not_changed(problem: Any, prepare: Callable[..., ImageBa
     before = replace(noise, sigma2_gs=noise.sigma2_gs.copy())
     prepare(noise=noise)
     np.testing.assert_array_equal(noise.sigma2_gs, before.sigma2_gs)
+
+
+def test_weights_of_the_reconstruction_leave_the_comparison_alone(prepare: Callable[..., ImageBatch]) -> None:
+    batch = prepare()
+    weight_ip = np.random.default_rng(0).uniform(0.2, 2, batch.data_ip.shape).astype(np.float32)
+    weighted = batch.weighted(weight_ip)
+    np.testing.assert_array_equal(weighted.whitened_ip, batch.whitened_ip)
+    np.testing.assert_array_equal(weighted.ctf2_ip, batch.ctf2_ip)
+    np.testing.assert_allclose(weighted.data_ip, weight_ip * batch.data_ip, rtol=1e-6)
+    np.testing.assert_allclose(
+        weighted.inserted_ctf2([0, 3]),
+        (weight_ip * batch.inserted_ctf2([0, 1, 2, 3, 4, 5]))[[0, 3]],
+        rtol=1e-6,
+    )

@@ -9,6 +9,7 @@ import pytest
 import posterion
 from posterion.compute import Workers
 from posterion.mapping.masks import low_pass
+from posterion.physics.fourier import disc
 from posterion.refine.auto_refine import init
 from posterion.refine.expectation_step import ExpectationSums, expect_half, make_plan
 from posterion.refine.inputs import Inputs, prepare
@@ -81,3 +82,36 @@ def test_plans_turn_the_grid_by_the_seed(inputs: Inputs, state: RefinementState)
     assert not np.allclose(again.grid_offset, other.grid_offset)
     assert not np.allclose(again.grid_offset, later.grid_offset)
     np.testing.assert_allclose(other.grid_offset @ other.grid_offset.T, np.eye(3), atol=1e-12)
+
+
+def test_projection_matching_weighs_images_by_their_score(inputs: Inputs, state: RefinementState) -> None:
+    """w(f) = exp(B/4 (score - mean score) f^2), score = 100 CC, B = 5 A^2, on numerator and weight alike."""
+    matching = replace(inputs.config, method="projection-matching")
+    correlation = np.linspace(0.1, 0.5, 32)
+    scored = replace(state.particles, correlation=correlation, usable=np.ones(32, bool))
+    with Workers(1) as workers:
+        lone = np.where(np.arange(32) == 5, 1, 2).astype(np.int8)
+        context = replace(inputs.context(workers), config=matching, half_i=lone)
+        plan = make_plan(context, state, 5)
+        plain = list(expect_half(context, state, plan, 0, 8))
+        weighed = list(expect_half(context, replace(state, particles=scored), plan, 0, 8))
+    excess = 100 * (correlation[5] - correlation.mean())
+    pixels = disc(BOX, 8)
+    frequency2_p = (pixels.kx_p.astype(float) ** 2 + pixels.ky_p.astype(float) ** 2) / (BOX * 7.5) ** 2
+    expected_p = np.exp(np.clip(5.0 / 4 * excess * frequency2_p, -8, 2))
+    assert expected_p.min() < 0.97
+    for name in ("weight_mp", "numerator_mp"):
+        before = np.concatenate([getattr(part, name) for part in plain])
+        after = np.concatenate([getattr(part, name) for part in weighed])
+        np.testing.assert_allclose(after, before * expected_p, rtol=1e-4, atol=1e-6 * np.abs(before).max())
+
+
+def test_correlation_is_that_of_image_and_reference(inputs: Inputs, state: RefinementState) -> None:
+    """Scores lie between -1 and 1, do not depend on the reference's scale, and are high for these images."""
+    doubled = replace(state, half_maps=2 * state.half_maps)
+    first, second = sums_of(inputs, state), sums_of(inputs, doubled)
+    assert np.abs(first.estimates.correlation).max() < 1
+    assert np.median(first.estimates.correlation) > 0.1
+    assert np.median(second.estimates.correlation) == pytest.approx(
+        np.median(first.estimates.correlation), rel=0.3
+    )
