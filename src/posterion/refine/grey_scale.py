@@ -18,6 +18,7 @@ __all__ = ["background_sigma2", "fit_grey_scale"]
 _NOISE_IMAGES = 1000
 _SCALE_IMAGES = 200
 _EM_ROUNDS = 3
+_CLEAR_ERRORS = 5.0
 
 
 def _spread(candidates: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -51,11 +52,9 @@ def background_sigma2(context: RefineContext) -> NDArray[np.float64]:
 def fit_grey_scale(context: RefineContext, state: RefinementState) -> tuple[float, float]:
     """Fit the factor that brings the reference to the images' grey scale, by maximum likelihood.
 
-    First ``sum X.R / sum |R|^2`` at the poses of best correlation, which do not depend on the scale; then
-    the same sums
-    under the posterior at that scale, a few rounds of expectation-maximisation: the noise that best poses
-    pick up is
-    averaged out.
+    First ``sum X.R / sum |R|^2`` at the poses of best correlation, which do not depend on the scale, of the
+    reference or of its negative, whichever explains the images better; then the same sums under the posterior
+    at that scale, a few rounds of expectation-maximisation: the noise that best poses pick up averages out.
 
     Parameters
     ----------
@@ -64,7 +63,7 @@ def fit_grey_scale(context: RefineContext, state: RefinementState) -> tuple[floa
 
     Returns
     -------
-    factor : scale of the reference
+    factor : scale of the reference; negative where it has the images' contrast inverted
     support_share : mean effective number of rotations of the posteriors over the number of cells of their
         grid
     """
@@ -78,16 +77,37 @@ def fit_grey_scale(context: RefineContext, state: RefinementState) -> tuple[floa
         observer=None,
     )
     trial = replace(state, particles=ParticleEstimates.empty(len(chosen)))
-    factor, share = 1.0, 0.0
-    for method in ("projection-matching", *("em",) * _EM_ROUNDS):
-        as_method = replace(few, config=replace(few.config, method=method))
-        plan = make_plan(as_method, trial, state.resolution_shell)
-        scaled = replace(trial, half_maps=trial.half_maps * np.float32(factor))
-        parts = list(expect_half(as_method, scaled, plan, 0, plan.radius))
+    parts, negative = (_expected(few, trial, "projection-matching", sign)[0] for sign in (1.0, -1.0))
+    factor, share = _ratio(parts), 0.0
+    if _explain_better(negative, parts):
+        factor = -_ratio(negative)
+    for _ in range(_EM_ROUNDS):
+        parts, cells = _expected(few, trial, "em", factor)
         factor *= _ratio(parts)
         effective = np.concatenate([part.effective_orientations_i for part in parts])
-        share = float(effective.mean() / plan.cell_count)
+        share = float(effective.mean() / cells)
     return factor, share
+
+
+def _expected(
+    context: RefineContext, state: RefinementState, method: str, factor: float
+) -> tuple[list[BatchExpectation], float]:
+    """Run the expectation step with the reference times a factor, and the number of cells of its grid."""
+    as_method = replace(context, config=replace(context.config, method=method))
+    plan = make_plan(as_method, state, state.resolution_shell)
+    scaled = replace(state, half_maps=state.half_maps * np.float32(factor))
+    return list(expect_half(as_method, scaled, plan, 0, plan.radius)), plan.cell_count
+
+
+def _explain_better(these: list[BatchExpectation], those: list[BatchExpectation]) -> bool:
+    """Tell whether the log-likelihoods of the same images are higher by five standard errors of the mean.
+
+    Best poses of an inverted reference correlate with the images too, so the sign of their correlation does
+    not tell.
+    """
+    first_i, second_i = (np.concatenate([p.log_likelihood_i for p in parts]) for parts in (these, those))
+    gain_i = first_i - second_i
+    return bool(gain_i.mean() > _CLEAR_ERRORS * gain_i.std() / np.sqrt(len(gain_i)))
 
 
 def _ratio(parts: list[BatchExpectation]) -> float:

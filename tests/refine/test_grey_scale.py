@@ -1,0 +1,41 @@
+"""The factor between the reference's grey scale and the images', and its sign."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import posterion
+from posterion.compute import Workers
+from posterion.data.mrc import read_map
+from posterion.refine.auto_refine import init
+from posterion.refine.grey_scale import background_sigma2
+from posterion.refine.inputs import prepare
+
+
+@pytest.mark.parametrize("lowpass", [16.0, 40.0])
+@pytest.mark.parametrize("method", ["em", "projection-matching"])
+def test_factor_and_its_sign(
+    tiny_set: Path, tiny_options: posterion.RefineOptions, lowpass: float, method: str
+) -> None:
+    """An inverted reference correlates positively with images at some pose, and is told all the same."""
+    truth = read_map(tiny_set / "truth.mrc")[0]
+    options = replace(tiny_options, initial_lowpass_angstrom=lowpass, method=method)
+    factors = []
+    with Workers(1) as workers:
+        for scale in (1.0, -0.5):
+            inputs = prepare(tiny_set / "particles.star", truth * np.float32(scale), 150.0, options)
+            factors.append(init(inputs.context(workers), inputs.reference)[1])
+    assert factors[0] == pytest.approx(1, rel=0.2)
+    assert factors[1] == pytest.approx(-2 * factors[0], rel=1e-3)
+
+
+def test_noise_from_the_background(tiny_set: Path, tiny_options: posterion.RefineOptions) -> None:
+    """White noise of variance 1 has n^2 in every shell; the particle's tails raise the first ones."""
+    inputs = prepare(tiny_set / "particles.star", tiny_set / "reference.mrc", 150.0, tiny_options)
+    with Workers(1) as workers:
+        sigma2_gs = background_sigma2(inputs.context(workers))
+    box = inputs.particles.box_px
+    assert sigma2_gs.shape == (1, box // 2 + 1)
+    np.testing.assert_allclose(sigma2_gs[0, 3:] / box**2, 1, atol=0.35)
