@@ -120,6 +120,16 @@ def test_a_given_b_factor_is_applied(halves: tuple[Real, Real, Real]) -> None:
     assert result.guinier is not None
 
 
+def test_a_fit_to_few_shells_is_doubted(halves: tuple[Real, Real, Real]) -> None:
+    half1, half2, mask = halves
+    wide = postprocess(half1, half2, MADE["PIXEL_SIZE"], mask)
+    assert not any("shells lie between" in warning for warning in wide.warnings)
+    narrow = postprocess(
+        half1, half2, MADE["PIXEL_SIZE"], mask, fit_from_angstrom=1.25 * wide.resolution_angstrom
+    )
+    assert any("shells lie between" in warning for warning in narrow.warnings)
+
+
 def test_without_shells_to_fit_the_map_is_not_sharpened() -> None:
     blob = 20 * soft_sphere(32, 6, 6)
     result = postprocess(blob + noise(32, 0), blob + noise(32, 1), 4.0)

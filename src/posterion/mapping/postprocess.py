@@ -38,6 +38,7 @@ __all__ = [
 
 Real = NDArray[np.float32]
 Curve = NDArray[np.float64]
+_FEW_SHELLS = 8
 
 
 @dataclass(frozen=True)
@@ -228,14 +229,27 @@ def postprocess(
     if bfactor_angstrom2 is None:
         fit = whole if fit_whole_box else guinier
         bfactor_angstrom2 = fit.bfactor_angstrom2 if fit else 0.0
-        if fit is None:
-            warnings += (
-                f"no B-factor can be fitted between {fit_from_angstrom:g} A and the resolution, "
-                f"{resolution:.1f} A: the map was not sharpened; give one or widen the range of the fit",
-            )
+        warnings += _fit_warnings(fit, fit_from_angstrom, resolution)
     sharp = sharpen(average, weight_s, bfactor_angstrom2, pixel_size_angstrom, workers)
     sharp = low_pass(sharp, resolution, pixel_size_angstrom, workers)
     return Postprocessed(sharp, mask, curves, guinier, whole, resolution, bfactor_angstrom2, warnings)
+
+
+def _fit_warnings(fit: Guinier | None, fit_from_angstrom: float, resolution: float) -> tuple[str, ...]:
+    """Say where a B-factor could not be fitted, or only to a few shells."""
+    between = f"between {fit_from_angstrom:g} A and the resolution, {resolution:.1f} A"
+    if fit is None:
+        return (
+            f"no B-factor can be fitted {between}: the map was not sharpened; give one or widen the range of "
+            "the fit",
+        )
+    shells = int(np.count_nonzero(fit.fitted_s))
+    if shells < _FEW_SHELLS:
+        return (
+            f"only {shells} shells lie {between}: the B-factor fitted to them, "
+            f"{fit.bfactor_angstrom2:.0f} A^2, may be far off; look at the Guinier plot, or give one",
+        )
+    return ()
 
 
 def _weighted_guinier(
