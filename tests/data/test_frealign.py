@@ -101,6 +101,8 @@ def test_stack_of_the_same_name_or_the_only_one(tmp_path: Path, caplog: pytest.L
     path = tmp_path / "p.par"
     path.write_text((FIXTURES / "frealign9.par").read_text())
     write_stack(tmp_path / "any.mrc", np.ones((6, 8, 8), np.float32), 1.35)
+    write_stack(tmp_path / "map.mrc", np.ones((8, 8, 8), np.float32), 1.0)  # a cube: a map
+    write_stack(tmp_path / "few.mrcs", np.ones((5, 8, 8), np.float32), 1.0)  # fewer images than rows
     scope = replace(SCOPE, pixel_size_angstrom=None)
     with caplog.at_level(logging.INFO, "posterion"):
         particles = Particles.read(path, scope)

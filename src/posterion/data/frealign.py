@@ -96,7 +96,8 @@ def read_frealign(path: Path, supplement: Supplement | None = None) -> Particles
         The .par file.
     supplement
         ``voltage_kv`` and ``spherical_aberration_mm`` are needed. The stack is by default the one of the same
-        name beside it, or the only one in the folder; the pixel size that of its header.
+        name beside it, or the only one in the folder that holds enough images and is no cubic map; the pixel
+        size that of its header.
 
     Raises
     ------
@@ -105,7 +106,7 @@ def read_frealign(path: Path, supplement: Supplement | None = None) -> Particles
     """
     supplement = supplement or Supplement()
     table = read_par(path)
-    stack = supplement.stack or _stack_beside(path)
+    stack = supplement.stack or _stack_beside(path, len(table))
     group = _optics_group(path, stack, supplement)
     film_i = table.integers("FILM" if "FILM" in table.columns else "INCLUDE")
     films, micrograph_index_i = np.unique(film_i, return_inverse=True)
@@ -171,15 +172,27 @@ def write_frealign(path: str | Path, particles: Particles) -> None:
         stream.writelines(" ".join(row) + "\n" for row in zip(*texts, strict=True))
 
 
-def _stack_beside(path: Path) -> Path:
+def _stack_beside(path: Path, images: int) -> Path:
     stem = path.with_name(path.name.removesuffix(".gz").removesuffix(".bz2"))
     same_name = [stem.with_suffix(suffix) for suffix in (".mrcs", ".mrc")]
     found = [stack for stack in same_name if stack.is_file()]
     if not found:
-        found = sorted(p for p in path.parent.iterdir() if p.suffix in (".mrcs", ".mrc"))
+        found = sorted(p for p in path.parent.iterdir() if _may_be_stack(p, images))
         if len(found) == 1:
             _LOG.info("%s names no stack; %s is used, the only one beside it.", path, found[0])
     return found[0] if len(found) == 1 else same_name[0]
+
+
+def _may_be_stack(path: Path, images: int) -> bool:
+    """Tell stacks with enough images from other files; a cube called .mrc is taken for a map."""
+    if path.suffix not in (".mrcs", ".mrc"):
+        return False
+    try:
+        header = read_stack_header(path)
+    except PosterionError:
+        return False
+    is_map = path.suffix == ".mrc" and header.nx == header.ny == header.n_images
+    return header.n_images >= images and not is_map
 
 
 def _optics_group(path: Path, stack: Path, supplement: Supplement) -> OpticsGroup:
