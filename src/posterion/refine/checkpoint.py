@@ -70,13 +70,14 @@ def fingerprint(
     -------
     JSON-ready record
     """
+    # Options first: the digests of mask and half sets follow from some of them, which is what to name.
     return {
+        **dataclasses.asdict(config),
         "particles": _digest_particles(particles),
         "image stacks": _digest(*_stack_marks(particles)),
         "half sets": _digest(half_i),
         "reference": _digest(reference),
         "mask": _digest(mask),
-        **dataclasses.asdict(config),
     }
 
 
