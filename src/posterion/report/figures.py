@@ -261,7 +261,7 @@ def posterior_figure(
     title : above it
     """
     weight_d = np.asarray(weight_d, np.float64)
-    figure = Figure(figsize=(12.5, 4.6), layout="constrained")
+    figure = Figure(figsize=(12.5, 5.4), layout="constrained")
     figure.suptitle(title, fontsize=12, color=_INK)
     widths = (1.1, 2.4, 1.3) if image is not None else (2.4, 1.3)
     grid = figure.add_gridspec(2, len(widths), width_ratios=widths, height_ratios=(2.2, 1))
@@ -271,7 +271,7 @@ def posterior_figure(
     sphere = figure.add_subplot(grid[:, -2])
     nats_d = np.log(np.maximum(weight_d, 1e-300) / weight_d.max())
     drawn = draw_sphere(sphere, np.maximum(nats_d, -40), Normalize(-40, 0))
-    bar = figure.colorbar(drawn, ax=sphere, orientation="horizontal", shrink=0.6, pad=0.03)
+    bar = figure.colorbar(drawn, ax=sphere, orientation="horizontal", shrink=0.6, pad=0.03, aspect=30)
     bar.set_label("ln P below its peak (nats)", fontsize=9)
     effective = np.exp(-np.sum(weight_d * np.log(np.maximum(weight_d, 1e-300))))
     sphere.set_title(f"{len(weight_d)} directions, {effective:.1f} of them in effect", fontsize=10)
