@@ -279,3 +279,18 @@ def test_relion_reads_what_we_write(suffix: str, tmp_path: Path) -> None:
     assert values.shape == (8, 8, 8)
     assert pixel_size == 1.35
     assert values.std() > 0
+
+
+def test_effects_that_are_not_corrected_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Zernike lists and matrices; a magnification of one and coefficients of zero are no effect."""
+    for values, complaint in (
+        (("rlnOddZernike", "[0.1,-0.2,0,0,0,1.5]"), "p.star: rlnOddZernike are kept but not corrected for"),
+        (("rlnOddZernike", "[0,0,-0.0,0,0,0e3]"), ""),
+        (("rlnMagMat00", "1.0000"), "p.star: rlnMagMat00 are"),  # the other group's is [0,0,0,0,0,0]
+    ):
+        caplog.clear()
+        name, text = values
+        with caplog.at_level(logging.WARNING, "posterion"):
+            read_relion(edited(tmp_path, ("rlnOddZernike", name), ("[0.1,-0.2,0,0,0,1.5]", text)))
+        assert complaint in caplog.text
+        assert bool(complaint) == ("corrected" in caplog.text)

@@ -7,7 +7,12 @@ import typer
 
 __all__ = ["AmplitudeContrast", "Cs", "Passthrough", "PixelSize", "Stack", "Voltage"]
 
-Stack = Annotated[Path | None, typer.Option(help="Image stack of a .par file, which names none.")]
+Stack = Annotated[
+    Path | None,
+    typer.Option(
+        help="Image stack of a .par file, which names none, or in place of the one that a .star names."
+    ),
+]
 PixelSize = Annotated[float | None, typer.Option(help="Angstrom, where the file has none.", min=0.01)]
 Voltage = Annotated[float | None, typer.Option(help="kV, where the file has none.", min=1.0)]
 Cs = Annotated[float | None, typer.Option(help="Spherical aberration in mm, where the file has none.")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,11 @@ _LOG = logging.getLogger("posterion")
 _OPTICS_COLUMNS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 _PIXEL_COLUMNS = ("rlnMagnification", "rlnDetectorPixelSize", "rlnPixelSize", "rlnImagePixelSize")
 _HEADER_PIXEL_TOLERANCE = 0.01
+_NUMBERS = re.compile(r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?")
+_UNCORRECTED = {  # columns of effects that are not corrected, and the value that stands for none
+    **dict.fromkeys(("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike"), 0.0),
+    **{"rlnMagMat00": 1.0, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0},
+}
 
 
 def read_relion(path: Path, supplement: Supplement | None = None) -> Particles:
@@ -53,6 +59,7 @@ def read_relion(path: Path, supplement: Supplement | None = None) -> Particles:
     others = tuple(t for t in tables if t is not table and t is not optics_table)
     if optics_table is None:
         table, optics_table = _with_optics_groups(table, supplement)
+    _tell_uncorrected(path, optics_table, table)
     particles = _with_stack(_particles(table, optics_table), supplement.stack)
     return replace(particles, optics=_optics(particles, optics_table, supplement), other_tables=others)
 
@@ -115,6 +122,19 @@ def _with_stack(particles: Particles, stack: Path | None) -> Particles:
             f"{source} names {len(particles.stack_names)} stacks; {stack} alone cannot stand for them."
         )
     return replace(particles, stack_paths=(stack.absolute(),), stack_names=(str(stack),))
+
+
+def _tell_uncorrected(path: Path, *tables: Table) -> None:
+    """Warn of aberrations and anisotropic magnification, whose columns are kept but not corrected for."""
+    found = [
+        name
+        for name, none in _UNCORRECTED.items()
+        for table in tables
+        if name in table.columns
+        and any(float(v) != none for text in table.columns[name].strings()[0] for v in _NUMBERS.findall(text))
+    ]
+    if found:
+        _LOG.warning("%s: %s are kept but not corrected for.", path, ", ".join(dict.fromkeys(found)))
 
 
 def _particle_table(path: Path, tables: tuple[Table, ...]) -> Table:
