@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from posterion.data.convert import convert as convert_particles
+from posterion.data.ctffind import convert_ctffind
 from posterion.data.particles import Supplement
 
 __all__ = ["convert"]
@@ -13,7 +14,8 @@ __all__ = ["convert"]
 
 def convert(  # noqa: PLR0917 (options of a command)
     source: Annotated[
-        Path, typer.Argument(help="Particle set: RELION .star, cryoSPARC .cs or FREALIGN .par.")
+        Path,
+        typer.Argument(help="Particles: RELION .star, cryoSPARC .cs, FREALIGN .par; or CTFFIND's .txt."),
     ],
     target: Annotated[Path, typer.Argument(help="File to write; its extension (.star, .cs, .par) says how.")],
     stack: Annotated[
@@ -39,8 +41,13 @@ def convert(  # noqa: PLR0917 (options of a command)
     """Convert a particle set between RELION, cryoSPARC and FREALIGN/cisTEM.
 
     Conventions of angles, shifts and units are translated; what the target can hold is kept as it is.
+    CTFFIND's result text becomes a STAR file of micrographs.
     """
     supplement = Supplement(stack, pixel_size, voltage, cs, amplitude_contrast, tuple(passthrough or ()))
+    if source.suffix.lower() == ".txt":
+        fits = convert_ctffind(source, target, supplement)
+        typer.echo(f"{target}: {len(fits.score)} micrograph{'s' * (len(fits.score) != 1)}")
+        return
     particles = convert_particles(source, target, supplement, new_stack)
     poses = "with" if particles.poses is not None else "without"
     typer.echo(f"{target}: {len(particles)} particles {poses} poses, {len(particles.optics)} optics groups")
