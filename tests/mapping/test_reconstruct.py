@@ -72,11 +72,7 @@ def dense_map(dense: Particles) -> Reconstruction:
 
 
 def test_same_map_as_relion_reconstruct(dense_map: Reconstruction) -> None:
-    """Same hand, origin and grey scale, to one shell below the last that either measures.
-
-    Images end at shell 15; voxels between 15 and 15.5 get half of their neighbours' data here, all in RELION,
-    which reads the Nyquist row too.
-    """
+    """Same hand, origin and grey scale; images that end at shell 15, which RELION takes for data."""
     expected = frozen("reconstruction_dense")["map"]
     fsc_s = fourier_shell_correlation(dense_map.map, expected)
     assert fsc_s[1:15].min() > 0.99
@@ -230,9 +226,10 @@ def test_shells_and_their_mean_weight(sums: HalfSums) -> None:
 
 
 def test_solve_is_numerator_over_weight_and_prior(sums: HalfSums) -> None:
+    """The last shell's prior also holds for the voxels between it and Nyquist; beyond is nothing."""
     prior_s = np.linspace(0.5, 4, 8)
-    shells = np.minimum(sums.shells(), 8)
-    spectrum = sums.numerator / (sums.weight + np.append(prior_s, np.inf)[shells])
+    by_shell = np.concatenate([prior_s, prior_s[-1:], [np.inf]])
+    spectrum = sums.numerator / (sums.weight + by_shell[np.minimum(sums.shells(), 9)])
     expected = sums.grid.to_map(spectrum.astype(np.complex64))
     np.testing.assert_allclose(sums.solve(prior_s), expected, atol=1e-6 * np.abs(expected).max())
 
@@ -242,7 +239,7 @@ def test_solve_without_a_prior_keeps_the_grey_scale(sums: HalfSums) -> None:
     even = HalfSums(
         sums.numerator, sums.shell_weight()[np.minimum(sums.shells(), 7)].astype(np.float32), sums.grid
     )
-    spectrum = np.where(sums.shells() <= 7, sums.numerator / even.weight, 0).astype(np.complex64)
+    spectrum = np.where(sums.shells() <= 8, sums.numerator / even.weight, 0).astype(np.complex64)
     expected = sums.grid.to_map(spectrum)
     np.testing.assert_allclose(even.solve(None), expected, atol=2e-5 * np.abs(expected).max())
 

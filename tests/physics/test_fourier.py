@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from posterion.physics.fourier import (
     disc,
+    disc_below_nyquist,
     fourier_crop,
     fourier_transform_2d,
     fourier_transform_3d,
@@ -241,3 +242,15 @@ def test_multiplicities_give_the_inner_product_of_images() -> None:
 def test_disc_refuses_the_nyquist_row(box: int, radius: int) -> None:
     with pytest.raises(ValueError, match="outside"):
         disc(box, radius)
+
+
+@pytest.mark.parametrize("box", [12, 17, 32])
+def test_disc_below_nyquist_holds_every_pixel_below_it(box: int) -> None:
+    pixels = disc_below_nyquist(box)
+    k = np.rint(np.fft.fftfreq(box, 1 / box)).astype(int)
+    everywhere = {(x, y) for x in k for y in k if 4 * (x**2 + y**2) < box**2}
+    found = set(zip(pixels.kx_p.tolist(), pixels.ky_p.tolist(), strict=True))
+    mates = {(-x, -y) for x, y in found}
+    assert found | mates == everywhere
+    assert found & mates == {(0, 0)}
+    assert pixels.shell_p.max() == (box - 1) // 2

@@ -13,7 +13,7 @@ from posterion.data.particles import Particles
 from posterion.errors import PosterionError
 from posterion.mapping.fsc import fourier_shell_correlation
 from posterion.physics.ctf import ctf_at
-from posterion.physics.fourier import Disc, disc, fourier_transform_2d
+from posterion.physics.fourier import Disc, disc_below_nyquist, fourier_transform_2d
 from posterion.physics.projection import Accumulator
 from posterion.physics.shifts import shift_phases
 from posterion.physics.soft_masks import soft_sphere
@@ -96,8 +96,9 @@ class HalfSums:
         """
         shells = self.shells()
         limit = self.grid.radius
-        inside = shells <= limit
-        shells[~inside] = limit
+        # At Nyquist the voxels beyond the last whole shell hold data too, and the last shell leans on them.
+        inside = shells <= limit + (limit == (self.grid.box - 1) // 2)
+        np.minimum(shells, limit, out=shells)
         gain = 1.0
         if regularisation_s is None:
             regularisation_s = _FLAT_PRIOR * self.shell_weight()
@@ -230,7 +231,7 @@ def _sums_of_halves(
     poses = particles.require_poses()
     matrices = poses.matrices()
     shifts_px = np.stack([poses.shift_x_angstrom_i, poses.shift_y_angstrom_i], -1) / pixel
-    pixels = disc(box, (box - 1) // 2)
+    pixels = disc_below_nyquist(box)
     accumulators = Accumulator(box, pixels.radius), Accumulator(box, pixels.radius)
 
     def prepare(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 __all__ = [
     "Disc",
     "disc",
+    "disc_below_nyquist",
     "fourier_crop",
     "fourier_transform_2d",
     "fourier_transform_3d",
@@ -226,15 +227,31 @@ def disc(box: int, radius: int) -> Disc:
     """
     if not 0 < radius <= (box - 1) // 2:
         raise ValueError(f"disc radius {radius} is outside 1 .. {(box - 1) // 2} for box {box}")
+    return _disc_within(box, radius, radius**2)
+
+
+@lru_cache(maxsize=8)
+def disc_below_nyquist(box: int) -> Disc:
+    """Build the largest `Disc` of a box: every pixel with ``|k| < n / 2``, those of the last shell included.
+
+    Of an even box, `disc` of radius ``n / 2 - 1`` leaves out the pixels between that radius and Nyquist; the
+    last shell of a reconstruction would lack half of its neighbours. Their shell counts as the last.
+    """
+    return _disc_within(box, (box - 1) // 2, int(np.ceil((box / 2) ** 2)) - 1)
+
+
+def _disc_within(box: int, radius: int, largest_square: int) -> Disc:
+    """Lay out the pixels with ``|k|^2 <= largest_square`` row by row."""
     row_ky = np.arange(-radius, radius + 1)
     first = np.where(row_ky < 0, 1, 0)
-    last = np.floor(np.sqrt(np.maximum(radius**2 - row_ky**2, 0)) + 1e-9).astype(int)
+    last = np.floor(np.sqrt(np.maximum(largest_square - row_ky**2, 0)) + 1e-9).astype(int)
     keep = last >= first
     row_ky, first, last = row_ky[keep], first[keep], last[keep]
     kx = np.concatenate([np.arange(a, b + 1) for a, b in zip(first, last, strict=True)])
     ky = np.repeat(row_ky, last - first + 1)
     start = np.concatenate([[0], np.cumsum(last - first + 1)])
-    as_int = [a.astype(np.int32) for a in (kx, ky, np.rint(np.hypot(kx, ky)), row_ky, first, start)]
+    shell = np.minimum(np.rint(np.hypot(kx, ky)), radius)
+    as_int = [a.astype(np.int32) for a in (kx, ky, shell, row_ky, first, start)]
     multiplicity = np.where((kx == 0) & (ky == 0), 1, 2).astype(np.float32)
     for array in (*as_int, multiplicity):
         array.setflags(write=False)
