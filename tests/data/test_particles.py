@@ -161,12 +161,10 @@ def test_no_poses_and_no_halves(project: Path) -> None:
     assert not particles.half_i.any()
     with pytest.raises(PosterionError, match="has no poses: columns rlnAngleRot"):
         particles.require_poses()
-    with pytest.raises(PosterionError, match="6 of 6 particles have no half set"):
-        particles.require_halves()
 
 
 def test_halves_are_given_where_there_are_any(project: Path) -> None:
-    np.testing.assert_array_equal(Particles.read(project / "p.star").require_halves(), [1, 2, 1, 2, 1, 2])
+    np.testing.assert_array_equal(Particles.read(project / "p.star").half_i, [1, 2, 1, 2, 1, 2])
 
 
 def test_thousands_of_stacks_keep_few_open(tmp_path: Path) -> None:

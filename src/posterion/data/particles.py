@@ -272,16 +272,6 @@ class Particles:
             )
         return self.poses
 
-    def require_halves(self) -> NDArray[np.int8]:
-        """Return half ids ``(n,)`` of 1 and 2, or raise a PosterionError where particles have none."""
-        if not (self.half_i > 0).all():
-            missing = int((self.half_i == 0).sum())
-            raise PosterionError(
-                f"{self._source}: {missing} of {len(self)} particles have no half set; "
-                "column rlnRandomSubset with values 1 and 2 is needed here."
-            )
-        return self.half_i
-
     @classmethod
     def read(cls, path: str | Path, supplement: Supplement | None = None) -> Particles:
         """Read a particle set: RELION STAR (1.3 to 5), cryoSPARC .cs or FREALIGN/cisTEM .par.
