@@ -22,6 +22,8 @@ from posterion.report.sphere import count_directions, draw_peak, draw_sphere
 __all__ = [
     "angular_distribution_figure",
     "draw_fsc",
+    "draw_image",
+    "draw_scale_bar",
     "fsc_figure",
     "guinier_figure",
     "posterior_figure",
@@ -176,9 +178,9 @@ def summary_figure(
         for column, image in enumerate(images):
             axes = figure.add_subplot(inner[row, column])
             label = f"{name} {column + 1}" if name.startswith("particle") else f"{name} {'xyz'[2 - column]}"
-            _draw_image(axes, image, label)
+            draw_image(axes, image, label)
             if row == len(rows) - 1 and column == 0:
-                _scale_bar(axes, volume.shape[0], curves.pixel_size_angstrom)
+                draw_scale_bar(axes, volume.shape[0], curves.pixel_size_angstrom)
     draw_fsc(figure.add_subplot(outer[1]), curves)
     if title:
         figure.suptitle(title, fontsize=13, color=_INK)
@@ -193,8 +195,15 @@ def _three_views(
     return [volume.take(middle, axis) for axis in range(3)], [volume.sum(axis) for axis in range(3)]
 
 
-def _draw_image(axes: Axes, image: Image, label: str) -> None:
-    """Draw an image, low values black, with y upwards and without ticks; its grey range leaves out 0.2 %."""
+def draw_image(axes: Axes, image: Image, label: str) -> None:
+    """Draw an image, low values black, with y upwards and without ticks; its grey range leaves out 0.2 %.
+
+    Parameters
+    ----------
+    axes : to draw on
+    image : (m, n) real, any unit
+    label : above it
+    """
     low, high = (float(v) for v in np.percentile(image, (0.2, 99.8)))
     axes.imshow(image, cmap="gray", vmin=low, vmax=high if high > low else low + 1, origin="lower")
     axes.set(xticks=[], yticks=[])
@@ -203,8 +212,15 @@ def _draw_image(axes: Axes, image: Image, label: str) -> None:
         spine.set_visible(False)
 
 
-def _scale_bar(axes: Axes, box_px: int, pixel_size_angstrom: float) -> None:
-    """Draw a bar of a round length, about a quarter of the box, at the lower left."""
+def draw_scale_bar(axes: Axes, box_px: int, pixel_size_angstrom: float) -> None:
+    """Draw a bar of a round length, about a quarter of the box, at the lower left.
+
+    Parameters
+    ----------
+    axes : that an image was drawn on
+    box_px : its width, pixels
+    pixel_size_angstrom : Angstrom
+    """
     quarter = box_px * pixel_size_angstrom / 4
     length = max((v for v in (5, 10, 20, 50, 100, 200, 500, 1000) if v <= quarter), default=1)
     start, end = 0.05 * box_px, 0.05 * box_px + length / pixel_size_angstrom
@@ -267,7 +283,7 @@ def posterior_figure(
     grid = figure.add_gridspec(2, len(widths), width_ratios=widths, height_ratios=(2.2, 1))
     rows = slice(0, 1) if psi_weight is not None else slice(0, 2)
     if image is not None:
-        _draw_image(figure.add_subplot(grid[:, 0]), image, "image")
+        draw_image(figure.add_subplot(grid[:, 0]), image, "image")
     sphere = figure.add_subplot(grid[:, -2])
     nats_d = np.log(np.maximum(weight_d, 1e-300) / weight_d.max())
     drawn = draw_sphere(sphere, np.maximum(nats_d, -40), Normalize(-40, 0))
