@@ -7,7 +7,7 @@ from pathlib import Path
 PAGE = Path(__file__).with_name("architecture.md")
 PACKAGE = PAGE.parents[1] / "src" / "posterion"
 BEGIN, END = "<!-- files: made by docs/make_architecture.py -->\n", "<!-- end of files -->"
-ROOMS = ("", "data", "kernels", "physics", "inference", "mapping", "refine", "report", "cli")
+ROOMS = ("", "data", "kernels", "physics", "inference", "mapping", "refine", "micrographs", "report", "cli")
 
 
 def summary(path: Path) -> str:

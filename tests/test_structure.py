@@ -30,6 +30,7 @@ RANKS = {
     "inference": 5,
     "mapping": 6,
     "refine": 7,
+    "micrographs": 7,
     "report": 8,
     "cli": 9,
     "": 9,

@@ -1,0 +1,1 @@
+"""From micrographs to particles: reading micrographs, fitting their CTF, finding the particles in them."""
