@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,15 +10,13 @@ from numpy.typing import NDArray
 from posterion.inference.images import ImageBatch
 from posterion.inference.likelihood import cross_and_norm
 from posterion.inference.posterior import Support
-from posterion.inference.search import Candidates, SearchPlan, within_margin
+from posterion.inference.search import Candidates, LevelCount, Pruning, SearchPlan, margin_rule
 from posterion.physics.fourier import Disc, disc
 from posterion.physics.projection import FourierVolume
 from posterion.physics.sampling import shift_children
 from posterion.physics.shifts import shifted
 
-__all__ = ["LevelImages", "children_of", "refine"]
-
-_BLOCK_BYTES = 2**24
+__all__ = ["LevelImages", "children_of", "refine", "score", "survivors_divided"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,9 @@ def refine(
     volume: FourierVolume,
     plan: SearchPlan,
     start: Candidates,
+    prune: Pruning | None = None,
 ) -> Support:
-    """Score the candidates of one image level by level, keeping what comes within the margin.
+    """Score the candidates of one image level by level, dividing what survives each.
 
     Parameters
     ----------
@@ -64,18 +63,42 @@ def refine(
     volume : reference
     plan : search plan
     start : what to score first
+    prune : what survives a level; `within_margin` where None
     """
-    candidates = start
+    candidates, prune = start, prune or margin_rule(plan)
     while True:
-        support = _score(batch, row, levels[candidates.level], volume, plan, candidates)
+        support = score(batch, row, levels[candidates.level], volume, plan, candidates)
         if candidates.level == len(plan.levels) - 1:
             return support
-        keep_r, keep_t = within_margin(support.log_prob_rt, plan, candidates.level)
-        survivors = Candidates(candidates.level, candidates.cell[keep_r], candidates.shifts_px[keep_t])
-        candidates = children_of(survivors, plan)
+        candidates = survivors_divided(candidates, support.log_prob_rt, plan, prune)
 
 
-def _score(
+def survivors_divided(
+    candidates: Candidates, log_prob_rt: NDArray[np.float32], plan: SearchPlan, prune: Pruning
+) -> Candidates:
+    """Children of what survives a level, and the count of both.
+
+    Parameters
+    ----------
+    candidates : of one level
+    log_prob_rt : (R, T) float32, their scores
+    plan : search plan
+    prune : what survives
+    """
+    keep_r, keep_t = prune(candidates, log_prob_rt)
+    count = LevelCount(log_prob_rt.size, len(keep_r) * len(keep_t))
+    return children_of(
+        replace(
+            candidates,
+            cell=candidates.cell[keep_r],
+            shifts_px=candidates.shifts_px[keep_t],
+            counts=(*candidates.counts, count),
+        ),
+        plan,
+    )
+
+
+def score(
     batch: ImageBatch,
     row: int,
     images: LevelImages,
@@ -83,7 +106,17 @@ def _score(
     plan: SearchPlan,
     candidates: Candidates,
 ) -> Support:
-    """Compare one image with its candidates: one gather per rotation, one matrix product over the shifts."""
+    """Compare one image with its candidates: one gather per rotation, one matrix product over the shifts.
+
+    Parameters
+    ----------
+    batch : prepared images
+    row : which image of the batch
+    images : the batch cut to the band of the candidates' level
+    volume : reference
+    plan : search plan
+    candidates : what to score
+    """
     pixels, level = images.pixels, plan.levels[candidates.level]
     grid = plan.grid(candidates.level)
     matrices = grid.matrices(candidates.cell)
@@ -93,7 +126,9 @@ def _score(
     log_prob_rt = np.ascontiguousarray(plan.score(cross_tr, norm_r).T)
     log_prob_rt += plan.prior.of_rotations(matrices)[:, None]
     log_prob_rt += plan.prior.of_shifts(batch.shift0_px[row] + candidates.shifts_px, level.shift_step_px)
-    return Support(matrices, candidates.shifts_px, log_prob_rt, slices_rp, grid.step_deg)
+    last = LevelCount(log_prob_rt.size, log_prob_rt.size)
+    counts = (*candidates.counts, last)
+    return Support(matrices, candidates.shifts_px, log_prob_rt, slices_rp, grid.step_deg, counts)
 
 
 def children_of(candidates: Candidates, plan: SearchPlan) -> Candidates:
@@ -103,4 +138,4 @@ def children_of(candidates: Candidates, plan: SearchPlan) -> Candidates:
     shifts_px = candidates.shifts_px
     if finer.shift_step_px < 0.75 * level.shift_step_px:
         shifts_px = shift_children(shifts_px, level.shift_step_px)
-    return Candidates(candidates.level + 1, cell, shifts_px)
+    return Candidates(candidates.level + 1, cell, shifts_px, candidates.counts)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posterion.inference.adaptive import children_of
+from posterion.inference.adaptive import survivors_divided
 from posterion.inference.images import ImageBatch
 from posterion.inference.posterior import Support
-from posterion.inference.search import Candidates, SearchPlan, within_margin
+from posterion.inference.search import Candidates, LevelCount, Pruning, SearchPlan, margin_rule
 from posterion.physics.fourier import Disc, disc
 from posterion.physics.projection import FourierVolume
 from posterion.physics.sampling import shift_lattice
@@ -86,7 +87,9 @@ def dense_log_prob(
     return log_prob_itr, shifts_px
 
 
-def dense_candidates(batch: ImageBatch, grid: SharedGrid, plan: SearchPlan) -> list[Candidates]:
+def dense_candidates(
+    batch: ImageBatch, grid: SharedGrid, plan: SearchPlan, rules: Sequence[Pruning] | None = None
+) -> list[Candidates]:
     """Score a batch on the shared grid and list, per image, the children of what survives the level.
 
     Parameters
@@ -94,13 +97,15 @@ def dense_candidates(batch: ImageBatch, grid: SharedGrid, plan: SearchPlan) -> l
     batch : prepared images
     grid : shared slices
     plan : search plan with at least two levels
+    rules : what survives, per image; `within_margin` where None
     """
     log_prob_itr, shifts_px = dense_log_prob(batch, grid, plan)
-    starts = []
-    for log_prob_tr in log_prob_itr:
-        keep_r, keep_t = within_margin(log_prob_tr.T, plan, 0)
-        starts.append(children_of(Candidates(0, grid.cell[keep_r], shifts_px[keep_t]), plan))
-    return starts
+    everything = Candidates(0, grid.cell, shifts_px)
+    rules = [margin_rule(plan)] * len(batch) if rules is None else rules
+    return [
+        survivors_divided(everything, scores.T, plan, prune)
+        for scores, prune in zip(log_prob_itr, rules, strict=True)
+    ]
 
 
 def dense_supports(batch: ImageBatch, grid: SharedGrid, plan: SearchPlan) -> list[Support]:
@@ -114,4 +119,14 @@ def dense_supports(batch: ImageBatch, grid: SharedGrid, plan: SearchPlan) -> lis
     """
     log_prob_itr, shifts_px = dense_log_prob(batch, grid, plan)
     step_deg = plan.grid(0).step_deg
-    return [Support(grid.matrices, shifts_px, scores.T, grid.slices_rp, step_deg) for scores in log_prob_itr]
+    return [
+        Support(
+            grid.matrices,
+            shifts_px,
+            scores.T,
+            grid.slices_rp,
+            step_deg,
+            (LevelCount(scores.size, scores.size),),
+        )
+        for scores in log_prob_itr
+    ]

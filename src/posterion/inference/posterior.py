@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from posterion.inference.search import LevelCount
 from posterion.physics.rotations import angular_distance_deg
 
 __all__ = ["Posterior", "Support", "posterior_of"]
@@ -24,6 +25,7 @@ class Support:
     log_prob_rt : (R, T) float32, log-likelihood plus log prior
     slices_rp : (R, P) complex64, the slices that were compared
     step_deg : angular step of the rotations
+    counts : poses scored and kept at each level that led here, this one the last
     """
 
     matrices: NDArray[np.float64]
@@ -31,6 +33,7 @@ class Support:
     log_prob_rt: NDArray[np.float32]
     slices_rp: NDArray[np.complex64]
     step_deg: float
+    counts: tuple[LevelCount, ...] = ()
 
 
 @dataclass(frozen=True)

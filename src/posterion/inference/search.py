@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +14,18 @@ from posterion.inference.priors import PosePrior
 from posterion.physics.sampling import RotationGrid
 from posterion.physics.symmetry import point_group_operators
 
-__all__ = ["Candidates", "Level", "SearchPlan", "band_of_order", "within_margin"]
+__all__ = [
+    "Candidates",
+    "Kept",
+    "Level",
+    "LevelCount",
+    "Pruning",
+    "SearchPlan",
+    "above_floor",
+    "band_of_order",
+    "margin_rule",
+    "within_margin",
+]
 
 _BAND_FACTOR = 1.2
 
@@ -86,6 +98,14 @@ class SearchPlan:
 
 
 @dataclass(frozen=True)
+class LevelCount:
+    """How many poses of a level were scored and how many of them survived it."""
+
+    scored: int
+    kept: int
+
+
+@dataclass(frozen=True)
 class Candidates:
     """What of a level is to be scored for one particle.
 
@@ -94,11 +114,20 @@ class Candidates:
     level : index into the plan's levels
     cell : (R,) int64 rotations of that level's grid
     shifts_px : (T, 2) float64 shifts, pixels
+    counts : of the levels before
     """
 
     level: int
     cell: NDArray[np.int64]
     shifts_px: NDArray[np.float64]
+    counts: tuple[LevelCount, ...] = ()
+
+
+Kept = tuple[NDArray[np.intp], NDArray[np.intp]]
+"""Positions of the rotations and of the shifts that survive a level, ascending."""
+
+Pruning = Callable[[Candidates, NDArray[np.float32]], Kept]
+"""Rule by which one image's candidates survive a level: from them and their (R, T) log-probabilities."""
 
 
 def band_of_order(order: int, box: int, diameter_px: float) -> float:
@@ -116,9 +145,24 @@ def band_of_order(order: int, box: int, diameter_px: float) -> float:
     return float(_BAND_FACTOR * box / (step_rad * diameter_px / 2))
 
 
-def within_margin(
-    log_prob_rt: NDArray[np.float32], plan: SearchPlan, level: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def above_floor(log_prob_rt: NDArray[np.float32], floor: float, most: int | None = None) -> Kept:
+    """Rotations and shifts with a pose of at least a log-probability; the best ``most`` rotations.
+
+    Parameters
+    ----------
+    log_prob_rt : (R, T) float32
+    floor : least log-probability
+    most : at most so many rotations; all where None
+    """
+    best_r = log_prob_rt.max(axis=1)
+    keep_r = np.flatnonzero(best_r >= floor)
+    if most is not None and len(keep_r) > most:
+        keep_r = np.sort(keep_r[np.argsort(-best_r[keep_r], kind="stable")[:most]])
+    keep_t = np.flatnonzero(log_prob_rt[keep_r].max(axis=0) >= floor)
+    return keep_r, keep_t
+
+
+def within_margin(log_prob_rt: NDArray[np.float32], plan: SearchPlan, level: int) -> Kept:
     """Rotations and shifts that survive a level: their cell may hold a pose within the margin.
 
     A cell is scored at its centre only; ``floor = best - max(margin, loss * best)`` leaves room for what
@@ -129,16 +173,12 @@ def within_margin(
     log_prob_rt : (R, T) float32
     plan : gives the margin, the loss and the largest number of rotations
     level : index into the plan's levels
-
-    Returns
-    -------
-    Positions of the rotations and of the shifts, ascending.
     """
-    best_r = log_prob_rt.max(axis=1)
-    best = float(best_r.max())
+    best = float(log_prob_rt.max())
     floor = best - max(plan.margin_nats, plan.levels[level].cell_loss * best)
-    keep_r = np.flatnonzero(best_r >= floor)
-    if len(keep_r) > plan.max_rotations:
-        keep_r = np.sort(keep_r[np.argsort(-best_r[keep_r], kind="stable")[: plan.max_rotations]])
-    keep_t = np.flatnonzero(log_prob_rt[keep_r].max(axis=0) >= floor)
-    return keep_r, keep_t
+    return above_floor(log_prob_rt, floor, plan.max_rotations)
+
+
+def margin_rule(plan: SearchPlan) -> Pruning:
+    """`within_margin` as the rule of every image."""
+    return lambda candidates, log_prob_rt: within_margin(log_prob_rt, plan, candidates.level)
