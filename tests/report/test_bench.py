@@ -1,0 +1,140 @@
+"""`posterion bench`: the lecture's formula, counts against counting by hand, what the forecast is told."""
+
+import json
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from posterion.errors import PosterionError
+from posterion.inference.exhaustive import SharedGrid, dense_log_prob
+from posterion.inference.expectation import expect_batch
+from posterion.inference.search import Level
+from posterion.physics.projection import FourierVolume
+from posterion.refine.forecast import ITERATIONS
+from posterion.report.bench import (
+    BenchOptions,
+    BenchReport,
+    Compared,
+    Tally,
+    bench,
+    lecture_operations,
+    operation_counts,
+)
+
+SMALL = runpy.run_path(str(Path(__file__).parents[1] / "references" / "small_problem.py"))
+TINY = BenchOptions(n_particles=1000, box_px=24, diameter_angstrom=150.0, symmetry="D4", images=4)
+
+
+def half_disc(radius: int) -> int:
+    """Fourier pixels within a radius, one of each pair of Friedel mates."""
+    every = [(x, y) for x in range(radius + 1) for y in range(-radius, radius + 1)]
+    return sum(x * x + y * y <= radius**2 and (x > 0 or y >= 0) for x, y in every)
+
+
+@pytest.fixture(scope="module")
+def report() -> BenchReport:
+    return bench(TINY)
+
+
+def test_formula_of_the_lecture() -> None:
+    tiny = lecture_operations(1, 2, shifts_per_axis=1)
+    assert tiny.orientations == pytest.approx(124.025106721)  # 4 pi^3
+    assert tiny.reconstruction == pytest.approx(54.265482457)  # 16 pi + 4
+    many = lecture_operations(3, 10, shifts_per_axis=2)
+    assert many.orientations == pytest.approx(3 * 4 * 1e5 * 3.87578458504)
+    assert many.reconstruction == pytest.approx(31415.9265359 + 300)
+
+
+def test_headline_of_the_lecture() -> None:
+    count = lecture_operations(100_000, 128)
+    assert count.total == pytest.approx(6e17, rel=0.1)
+    assert count.cpu_years() == pytest.approx(19, rel=0.1)
+    assert count.cpu_years(1e12) == pytest.approx(count.cpu_years() / 1000)
+
+
+def test_operations_counted_by_hand() -> None:
+    """Two images: 6 pairs, 3 norms and 3 slices on 10 pixels; 1 pair, 1 norm on 100; 5 samples inserted."""
+    counts = operation_counts([Compared(10, 6, 3, 3), Compared(100, 1, 1, 0)], 2, inserted_samples=5)
+    assert counts.scoring == (6 * 10 * 2 + 3 * 10 + 100 * 2 + 100) / 2
+    assert counts.slicing == 30 * 16 / 2
+    assert counts.insertion == 5 * 24 / 2
+    assert counts.total == counts.scoring + counts.slicing + counts.insertion
+    assert (counts.pairs, counts.gathered, counts.inserted) == (3.5, 15, 2.5)
+
+
+def test_tally_of_a_search_with_two_levels(tmp_path: Path) -> None:
+    """72 rotations and 5 shifts for all, then the 8 children of the two best, with the same 5 shifts."""
+    problem = SMALL["make_problem"](tmp_path, 16, 11.0, n_particles=3, snr=1.0)
+    plan = replace(
+        SMALL["one_level_plan"](0, 3, 1.0), levels=(Level(0, 3, 1.0), Level(1, 5, 1.0)), max_rotations=2
+    )
+    batch, tally = SMALL["unmasked_batch"](problem, 5), Tally()
+    volume = tally.volume(FourierVolume.from_map(problem.truth, 5))
+    shared = SharedGrid.of(volume, plan)
+    tally.on(len(shared.pixels))
+    identity, zero = np.tile(np.eye(3), (3, 1, 1)), np.zeros((3, 2))
+    expect_batch(batch, volume, tally.plan(plan), shared, identity, zero)
+    coarse = Compared(half_disc(3), pairs=3 * 72 * 5, norms=3 * 72, slices=72)
+    fine = Compared(half_disc(5), pairs=3 * 16 * 5, norms=3 * 16, slices=3 * 16)
+    assert tally.compared == (coarse, fine)
+
+
+def test_counting_changes_no_score(tmp_path: Path) -> None:
+    problem = SMALL["make_problem"](tmp_path, 16, 11.0, n_particles=2, snr=1.0)
+    plan, batch = SMALL["one_level_plan"](0, 4, 1.0), SMALL["unmasked_batch"](problem, 4)
+    volume, tally = FourierVolume.from_map(problem.truth, 4), Tally()
+    plain, _ = dense_log_prob(batch, SharedGrid.of(volume, plan), plan)
+    counted, _ = dense_log_prob(batch, SharedGrid.of(tally.volume(volume), plan), tally.plan(plan))
+    np.testing.assert_array_equal(counted, plain)
+    assert tally.compared
+
+
+def test_bench_counts_what_the_search_does(report: BenchReport) -> None:
+    first, everywhere, local = (report.searches[kind] for kind in ("first", "everywhere", "local"))
+    assert first.collected <= everywhere.collected == local.collected <= 11
+    assert everywhere.operations.pairs > 4608 / 8  # at least the shared grid, one shift
+    assert local.operations.pairs < everywhere.operations.pairs
+    assert local.dense == 0
+    assert all(times.operations.inserted >= times.collected for times in report.searches.values())
+
+
+def test_run_is_the_sum_of_its_iterations(report: BenchReport) -> None:
+    each = {kind: times.operations.total for kind, times in report.searches.items()}
+    assert report.operations == pytest.approx(
+        1000 * (each["first"] + ITERATIONS.everywhere * each["everywhere"] + ITERATIONS.local * each["local"])
+    )
+    assert report.costs.local == report.searches["local"].ragged
+
+
+def test_report_in_words_and_as_json(report: BenchReport) -> None:
+    text, record = report.to_text(), json.loads(report.to_json())
+    assert "(pi^3/8) t^2 n^5 N + pi n^4 + N n^2" in text
+    assert "1,000 particles" in text
+    assert f"{report.lecture.total:.2g}" in text
+    assert record["operations"] == report.operations
+    assert record["options"]["pixel_size_angstrom"] == pytest.approx(1.2 * 150 / 24)
+    assert record["searches"]["local"]["operations"]["pairs"] == report.searches["local"].operations.pairs
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"box_px": 25}, "--box 25: expected an even number"),
+        ({"box_px": 8}, "from 16 to 1024"),
+        ({"n_particles": 0}, "at least 1"),
+        ({"threads": 0}, "at least 1"),
+        ({"images": 1}, "at least 2"),
+        ({"symmetry": "Q3"}, "Q3"),
+        ({"pixel_size_angstrom": 1.0}, "does not fit the box"),
+        ({"diameter_angstrom": float("nan")}, "does not fit the box"),
+        ({"resolution_angstrom": 1.0}, "--resolution 1 A is outside 15 A"),
+        ({"resolution_angstrom": 1000.0}, "a quarter of the box"),
+    ],
+)
+def test_options_out_of_range(change: dict[str, object], words: str) -> None:
+    with pytest.raises(PosterionError, match=words) as caught:
+        bench(replace(TINY, **change))  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
