@@ -35,14 +35,14 @@ def test_offset_prior_is_a_normalised_gaussian(sigma: float, step: float) -> Non
 
 
 def test_estimated_directions_are_a_density() -> None:
-    log_density = estimate_direction_prior(directions(2000, 0.3), NO_SYMMETRY)
+    log_density = estimate_direction_prior(directions(2000, 0.3), NO_SYMMETRY, np.ones(2000, bool))
     assert log_density.shape == (192,)
     assert np.exp(log_density).mean() == pytest.approx(1, abs=0.02)
     assert np.exp(log_density).min() == pytest.approx(0.2, abs=1e-6), "a fifth stays uniform"
 
 
 def test_estimated_directions_follow_the_poses() -> None:
-    found = PosePrior(estimate_direction_prior(directions(2000, 0.3), NO_SYMMETRY), 1.0)
+    found = PosePrior(estimate_direction_prior(directions(2000, 0.3), NO_SYMMETRY, np.ones(2000, bool)), 1.0)
     poles = np.stack([np.eye(3), np.diag([1.0, -1.0, -1.0])])  # looking along +z and -z
     along, against = found.of_rotations(poles)
     assert along > 1
@@ -50,17 +50,19 @@ def test_estimated_directions_follow_the_poses() -> None:
 
 
 def test_uniform_poses_give_a_flat_prior() -> None:
-    log_density = estimate_direction_prior(directions(200_000, np.inf), NO_SYMMETRY)
+    log_density = estimate_direction_prior(directions(200_000, np.inf), NO_SYMMETRY, np.ones(200_000, bool))
     assert np.abs(log_density).max() < 0.1
 
 
 def test_no_poses_give_a_flat_prior() -> None:
-    np.testing.assert_array_equal(estimate_direction_prior(np.empty((0, 3)), NO_SYMMETRY), np.zeros(192))
+    np.testing.assert_array_equal(
+        estimate_direction_prior(np.ones((2, 3)), NO_SYMMETRY, np.zeros(2, bool)), np.zeros(192)
+    )
 
 
 def test_equivalent_directions_are_equally_likely() -> None:
     operators = point_group_operators("D2")
-    log_density = estimate_direction_prior(directions(3000, 0.3), operators)
+    log_density = estimate_direction_prior(directions(3000, 0.3), operators, np.ones(3000, bool))
     prior = PosePrior(log_density, 1.0)
     matrices = Rotation.random(300, random_state=1).as_matrix()
     values = np.stack([prior.of_rotations(matrices @ s) for s in operators])
@@ -71,5 +73,8 @@ def test_equivalent_directions_are_equally_likely() -> None:
 
 def test_offset_sigma() -> None:
     shifts = np.random.default_rng(0).normal(0, 2.5, (20_000, 2))
-    assert estimate_offset_sigma(shifts) == pytest.approx(2.5, rel=0.02)
-    assert estimate_offset_sigma(np.zeros((10, 2))) == 0.5
+    assert estimate_offset_sigma(shifts, np.ones(len(shifts), bool)) == pytest.approx(2.5, rel=0.02)
+    assert estimate_offset_sigma(np.zeros((10, 2)), np.ones(10, bool)) == 0.5
+    assert estimate_offset_sigma(np.array([[3.0, 0], [99, 99]]), np.array([True, False])) == pytest.approx(
+        3 / np.sqrt(2)
+    )

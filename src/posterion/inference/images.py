@@ -26,15 +26,15 @@ class NoiseModel:
     ----------
     sigma2_gs : (groups, box//2+1) float64, variance of the complex noise coefficient per shell and noise
         group
-    noise_group_i : (N,) int32, noise group (optics group) of each particle
+    noise_group_i : (N,) integers, noise group (optics group) of each particle
     scale_g : (scale groups,) float64, intensity of the signal relative to the reference
-    scale_group_i : (N,) int32, scale group (micrograph) of each particle
+    scale_group_i : (N,) integers, scale group (micrograph) of each particle
     """
 
     sigma2_gs: NDArray[np.float64]
-    noise_group_i: NDArray[np.int32]
+    noise_group_i: NDArray[np.integer]
     scale_g: NDArray[np.float64]
-    scale_group_i: NDArray[np.int32]
+    scale_group_i: NDArray[np.integer]
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _inverse_sigma2(noise: NoiseModel, index_i: NDArray[np.int64], pixels: Disc)
     # The mean of one image's background is taken off, so its DC can have no variance at all.
     inverse_gs = np.divide(1, noise.sigma2_gs, out=np.zeros_like(noise.sigma2_gs), where=noise.sigma2_gs > 0)
     spectrum_gp = inverse_gs.astype(np.float32)[:, pixels.shell_p]
-    return spectrum_gp[noise.noise_group_i[index_i]]
+    return np.asarray(spectrum_gp[noise.noise_group_i[index_i]])
 
 
 def _shell_power(spectra: NDArray[np.complex64], box: int) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ __all__ = ["PosePrior", "estimate_direction_prior", "estimate_offset_sigma"]
 _PRIOR_ORDER = 2
 _UNIFORM_SHARE = 0.2
 _SMALLEST_SIGMA_PX = 0.5
+_BLOCK = 2**14
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def _direction_pixel(vectors: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def estimate_direction_prior(
-    directions: NDArray[np.float64], operators: NDArray[np.float64]
+    directions: NDArray[np.floating], operators: NDArray[np.float64], usable: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """Estimate the log density of viewing directions from the best poses; a fifth of it is uniform.
 
@@ -58,24 +59,32 @@ def estimate_direction_prior(
     ----------
     directions : (N, 3) unit vectors, ``R^T e_z`` of each particle
     operators : (g, 3, 3) point group; every equivalent direction is counted
+    usable : (N,) bool, which to count; with none the density is uniform
 
     Returns
     -------
     (192,) float64, see `PosePrior`
     """
-    if not len(directions):
-        return np.zeros(12 * 4**_PRIOR_ORDER)
-    equivalent = np.einsum("gji,nj->gni", operators, directions).reshape(-1, 3)
     pixel_count = 12 * 4**_PRIOR_ORDER
-    density = np.bincount(_direction_pixel(equivalent), minlength=pixel_count) * (
-        pixel_count / len(equivalent)
-    )
+    density = np.zeros(pixel_count)
+    for start in range(0, len(directions), _BLOCK):
+        block = directions[start : start + _BLOCK][usable[start : start + _BLOCK]].astype(np.float64)
+        equivalent = np.einsum("gji,nj->gni", operators, block).reshape(-1, 3)
+        density += np.bincount(_direction_pixel(equivalent), minlength=pixel_count)
+    if not density.any():
+        return np.zeros(pixel_count)
+    density *= pixel_count / density.sum()
     neighbours = hpgeom.neighbors(2**_PRIOR_ORDER, np.arange(pixel_count), nest=True)
     around = np.where(neighbours >= 0, density[neighbours], density[:, None]).mean(axis=1)
     smooth = 0.5 * density + 0.5 * around
     return np.log(_UNIFORM_SHARE + (1 - _UNIFORM_SHARE) * smooth)  # type: ignore[no-any-return]
 
 
-def estimate_offset_sigma(shifts_px: NDArray[np.float64]) -> float:
-    """Estimate the standard deviation per axis of origin offsets (N, 2), at least half a pixel."""
-    return max(float(np.sqrt(np.mean(shifts_px**2))), _SMALLEST_SIGMA_PX)
+def estimate_offset_sigma(shifts_px: NDArray[np.floating], usable: NDArray[np.bool_]) -> float:
+    """Estimate the standard deviation per axis of the usable origin offsets (N, 2), at least half a pixel."""
+    count = max(int(np.count_nonzero(usable)), 1)
+    total = 0.0
+    for start in range(0, len(usable), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        total += float(np.sum(shifts_px[block][usable[block]].astype(np.float64) ** 2))
+    return max(float(np.sqrt(total / (2 * count))), _SMALLEST_SIGMA_PX)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from posterion.inference.priors import estimate_direction_prior, estimate_offset_sigma
+from posterion.inference.priors import PosePrior, estimate_direction_prior, estimate_offset_sigma
 from posterion.inference.search import SearchPlan
 from posterion.mapping.fsc import fourier_shell_correlation, fsc_curves
 from posterion.mapping.masks import low_pass
@@ -30,6 +30,7 @@ _SHARP_POSTERIOR = 2.5
 _BROAD_POSTERIOR, _WORTH_REFINING = 200.0, 50.0
 _COARSEST, _FINE_ENOUGH, _FINEST = 0.5, 4.0, 16.0
 _STILL_CHANGING = 0.008
+_BLOCK = 2**14
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def init(context: RefineContext, reference: NDArray[np.float32]) -> tuple[Refine
         best_shell=shell,
         stalled=0,
         search=SearchState(),
-        log_direction_d=estimate_direction_prior(np.empty((0, 3)), np.eye(3)[None]),
+        log_direction_d=PosePrior.uniform(1.0).log_direction_d,
         offset_sigma_px=config.shift_range_angstrom / context.pixel_size / 2,
         converged=False,
     )
@@ -179,8 +180,8 @@ def _next_state(
         particles=found,
         resolution_shell=max(shell, 3),
         best_shell=max(shell, state.best_shell),
-        log_direction_d=estimate_direction_prior(found.matrices[found.usable, 2], operators),
-        offset_sigma_px=estimate_offset_sigma(found.shifts_px[found.usable]),
+        log_direction_d=estimate_direction_prior(found.matrices[:, 2], operators, found.usable),
+        offset_sigma_px=estimate_offset_sigma(found.shifts_px, found.usable),
     )
 
 
@@ -219,10 +220,10 @@ def _report(
     """Summarise an iteration for people and for the schedule."""
     edge = context.box * context.pixel_size
     found, last = new.particles, plan.levels[-1]
-    both = found.usable & old.particles.usable
     grid = plan.grid(len(plan.levels) - 1)
     operators = point_group_operators(context.config.point_group)
     used = found.usable if found.usable.any() else np.ones(1, bool)
+    angle_change_deg, shift_change_px = _pose_changes(old.particles, found, operators)
     return IterationInfo(
         iteration=new.iteration,
         resolution_angstrom=edge / new.resolution_shell,
@@ -230,12 +231,12 @@ def _report(
         angular_step_deg=grid.step_deg,
         shift_step_px=last.shift_step_px,
         search="local" if old.search.local else "dense" if len(plan.levels) == 1 else "global",
-        pmax=float(found.pmax[used].mean()),
-        log_likelihood=float(found.log_likelihood[used].mean()),
+        pmax=float(found.pmax[used].mean(dtype=np.float64)),
+        log_likelihood=float(found.log_likelihood[used].mean(dtype=np.float64)),
         effective_orientations=float(np.median(found.effective_orientations[used])),
-        support_share=float(found.effective_orientations[used].mean() / plan.cell_count),
-        angle_change_deg=_angle_change(old.particles.matrices[both], found.matrices[both], operators),
-        shift_change_px=_median_length(found.shifts_px[both] - old.particles.shifts_px[both]),
+        support_share=float(found.effective_orientations[used].mean(dtype=np.float64) / plan.cell_count),
+        angle_change_deg=angle_change_deg,
+        shift_change_px=shift_change_px,
         map_change=_map_change(old, new),
         scored_rotations=sums.scored / max(int(found.usable.sum()), 1),
         quarantined=int((~found.usable).sum()),
@@ -243,17 +244,37 @@ def _report(
     )
 
 
-def _angle_change(
-    old: NDArray[np.float64], new: NDArray[np.float64], operators: NDArray[np.float64]
-) -> float:
-    """Median angle between poses, equivalent ones counting as equal; 180 where none can be compared."""
-    if not len(old):
-        return 180.0
-    return float(np.median(np.min([angular_distance_deg(old, new @ s) for s in operators], axis=0)))
+def _pose_changes(
+    old: ParticleEstimates, new: ParticleEstimates, operators: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Median angle, degrees, and shift, pixels, between the poses of two iterations; 180 and 0 without any.
+
+    Equivalent poses count as equal. Taken block by block: memory for one number per particle.
+    """
+    both = old.usable & new.usable
+    if not both.any():
+        return 180.0, 0.0
+    changes = []
+    for change in (_turned_deg, _moved_px):
+        change_i = np.empty(len(both), np.float32)
+        for start in range(0, len(both), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            change_i[block] = change(old, new, block, operators)
+        changes.append(float(np.median(change_i[both])))
+    return changes[0], changes[1]
 
 
-def _median_length(vectors: NDArray[np.float64]) -> float:
-    return float(np.median(np.hypot(*vectors.T))) if len(vectors) else 0.0
+def _turned_deg(
+    old: ParticleEstimates, new: ParticleEstimates, block: slice, operators: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    before, now = old.matrices[block].astype(np.float64), new.matrices[block].astype(np.float64)
+    return np.asarray(np.min([angular_distance_deg(before, now @ s) for s in operators], axis=0))
+
+
+def _moved_px(
+    old: ParticleEstimates, new: ParticleEstimates, block: slice, _operators: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    return np.asarray(np.hypot(*(new.shifts_px[block] - old.shifts_px[block]).T))
 
 
 def _map_change(old: RefinementState, new: RefinementState) -> float:

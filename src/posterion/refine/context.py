@@ -23,7 +23,7 @@ class RefineContext:
     ----------
     particles : the set
     half_i : (N,) int8, 1 or 2
-    noise_group_i, scale_group_i : (N,) int32
+    noise_group_i, scale_group_i : (N,) integers
     solvent_mask : (n, n, n) float32
     tight_mask : whether that mask is the user's, so that its FSC needs the phase-randomised correction
     config : options
@@ -33,8 +33,8 @@ class RefineContext:
 
     particles: Particles
     half_i: NDArray[np.int8]
-    noise_group_i: NDArray[np.int32]
-    scale_group_i: NDArray[np.int32]
+    noise_group_i: NDArray[np.integer]
+    scale_group_i: NDArray[np.integer]
     solvent_mask: NDArray[np.float32]
     config: RefineConfig
     workers: Workers

@@ -81,14 +81,15 @@ def expect_half(
     known = state.particles
 
     def expect(index_i: NDArray[np.int64]) -> BatchExpectation:
-        shifts_px = known.shifts_px[index_i]
+        matrices = known.matrices[index_i].astype(np.float64)
+        shifts_px = known.shifts_px[index_i].astype(np.float64)
         images = context.particles.images(index_i)
         batch = prepare_images(
             context.particles, index_i, images, radius, context.diameter_px, noise, np.rint(shifts_px)
         )
         if hard:
             batch = _weighted_by_score(context, known, batch)
-        return expect_batch(batch, volume, plan, shared, known.matrices[index_i], shifts_px, hard)
+        return expect_batch(batch, volume, plan, shared, matrices, shifts_px, hard)
 
     members = np.flatnonzero(context.half_i == half + 1)
     size = _batch_size(plan, shared, state.search.support_share, len(disc(context.box, radius)))
@@ -111,8 +112,9 @@ def _weighted_by_score(context: RefineContext, known: ParticleEstimates, batch: 
     """
     if not known.usable.any():
         return batch
-    score = 100 * known.correlation
-    excess_i = np.where(known.usable, score - score[known.usable].mean(), 0.0)[batch.index_i]
+    mean = known.correlation.mean(dtype=np.float64, where=known.usable)
+    correlation_i = known.correlation[batch.index_i].astype(np.float64)
+    excess_i = np.where(known.usable[batch.index_i], 100 * (correlation_i - mean), 0.0)
     pixels = batch.pixels
     frequency2_p = (pixels.kx_p**2 + pixels.ky_p**2) / (context.box * context.pixel_size) ** 2
     exponent_ip = np.clip(np.outer(_SCORE_BFACTOR / 4 * excess_i, frequency2_p), -8, 2)

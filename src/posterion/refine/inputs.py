@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from posterion.compute import Workers
 from posterion.data.particles import Particles
+from posterion.data.unread import without_text
 from posterion.errors import PosterionError
 from posterion.mapping.reconstruct import half_ids, usable_images
 from posterion.physics.symmetry import point_group_operators
@@ -71,9 +72,10 @@ class Inputs:
         )
 
 
-def _dense(group_i: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Renumber groups 0, 1, ... without gaps."""
-    return np.unique(group_i, return_inverse=True)[1].astype(np.int32)
+def _dense(group_i: NDArray[np.int32]) -> NDArray[np.integer]:
+    """Renumber groups 0, 1, ... without gaps, in the smallest type that holds them."""
+    groups, dense_i = np.unique(group_i, return_inverse=True)
+    return dense_i.astype(np.min_scalar_type(max(len(groups) - 1, 0)))
 
 
 def prepare(
@@ -91,6 +93,9 @@ def prepare(
     """
     path = None if isinstance(particles, Particles) else Path(particles)
     chosen = particles if isinstance(particles, Particles) else Particles.read(particles, options.supplement)
+    file_halves = bool((chosen.half_i > 0).all())
+    if path is not None:
+        chosen = without_text(chosen, path, options.supplement)
     if options.invert_contrast:
         chosen = inverted(chosen)
     if path is None and chosen.table is not None:
@@ -103,7 +108,7 @@ def prepare(
     values, notes = prepare_reference(reference, box, pixel, options.reference_pixel_size_angstrom)
     mask, warnings = prepare_mask(options.mask, box, pixel, diameter_angstrom)
     check_images(chosen, half_i)
-    if not (chosen.half_i > 0).all():
+    if not file_halves:
         notes += (
             f"half sets drawn at random with seed {options.seed}; they are written into particles.star",
         )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from posterion.data.atomic import write_text
 from posterion.data.mrc import write_map
 from posterion.data.particles import Particles, Poses
+from posterion.data.unread import with_text
 from posterion.errors import PosterionError
 from posterion.mapping.fsc import FscCurves, fsc_curves, write_fsc
 from posterion.mapping.masks import MaskOptions, automatic_mask
@@ -114,8 +115,8 @@ def write_particles(
     half_i : (N,) int8, half ids as used
     estimates : of each particle
     """
-    shifts = estimates.shifts_px * particles.pixel_size_angstrom
-    poses = Poses.from_matrices(estimates.matrices, shifts)
+    shifts = estimates.shifts_px.astype(np.float64) * particles.pixel_size_angstrom
+    poses = Poses.from_matrices(estimates.matrices.astype(np.float64), shifts)
     kept = np.flatnonzero(estimates.usable)
     columns = {
         "rlnMaxValueProbDistribution": estimates.pmax[kept],
@@ -127,7 +128,7 @@ def write_particles(
             "particles are dark in the stacks and %s cannot say so: give --invert-contrast where it is read",
             path.name,
         )
-    changed = dataclasses.replace(particles, half_i=half_i, poses=poses)
+    changed = dataclasses.replace(with_text(particles), half_i=half_i, poses=poses)
     changed[kept].write_star(path, extra_columns=columns)
 
 
@@ -144,9 +145,11 @@ def write_quarantine(path: Path, particles: Particles, usable: NDArray[np.bool_]
     -------
     the lines
     """
+    if usable.all():
+        return ()
+    particles = with_text(particles)
     lines = tuple(_why_left_out(particles, int(row)) for row in np.flatnonzero(~usable))
-    if lines:
-        write_text(path, "\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")
     return lines
 
 

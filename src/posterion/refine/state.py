@@ -45,34 +45,34 @@ class RefineConfig:
 
 @dataclass(frozen=True)
 class ParticleEstimates:
-    """What is known of each particle after an iteration.
+    """What is known of each particle after an iteration: 61 bytes each, for memory holds two of them.
 
     Attributes
     ----------
-    matrices : (N, 3, 3) float64, rotations
-    shifts_px : (N, 2) float64, origin offsets (x, y)
-    log_likelihood : (N,) float64
-    correlation : (N,) float64, correlation coefficient with the expected reference
-    pmax : (N,) float64, largest posterior weight of one pose
-    effective_orientations : (N,) float64
+    matrices : (N, 3, 3) float32, rotations
+    shifts_px : (N, 2) float32, origin offsets (x, y)
+    log_likelihood : (N,) float32
+    correlation : (N,) float32, correlation coefficient with the expected reference
+    pmax : (N,) float32, largest posterior weight of one pose
+    effective_orientations : (N,) float32
     usable : (N,) bool, False for quarantined images
     """
 
-    matrices: NDArray[np.float64]
-    shifts_px: NDArray[np.float64]
-    log_likelihood: NDArray[np.float64]
-    correlation: NDArray[np.float64]
-    pmax: NDArray[np.float64]
-    effective_orientations: NDArray[np.float64]
+    matrices: NDArray[np.float32]
+    shifts_px: NDArray[np.float32]
+    log_likelihood: NDArray[np.float32]
+    correlation: NDArray[np.float32]
+    pmax: NDArray[np.float32]
+    effective_orientations: NDArray[np.float32]
     usable: NDArray[np.bool_]
 
     @classmethod
     def empty(cls, count: int) -> ParticleEstimates:
         """Nothing known yet."""
-        identity = np.tile(np.eye(3), (count, 1, 1))
-        likelihood, correlation, pmax, effective = (np.zeros(count) for _ in range(4))
-        usable = np.zeros(count, bool)
-        return cls(identity, np.zeros((count, 2)), likelihood, correlation, pmax, effective, usable)
+        identity = np.tile(np.eye(3, dtype=np.float32), (count, 1, 1))
+        likelihood, correlation, pmax, effective = (np.zeros(count, np.float32) for _ in range(4))
+        shifts_px, usable = np.zeros((count, 2), np.float32), np.zeros(count, bool)
+        return cls(identity, shifts_px, likelihood, correlation, pmax, effective, usable)
 
     def put(self, part: BatchExpectation) -> None:
         """Write one batch's estimates in place."""
