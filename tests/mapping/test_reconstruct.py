@@ -29,7 +29,7 @@ from posterion.physics.fourier import (
     phase_shift,
     shell_mean,
 )
-from posterion.physics.projection import Accumulator
+from posterion.physics.projection import Accumulator, FourierVolume
 
 REFERENCES = Path(__file__).parents[1] / "references"
 SETS = runpy.run_path(str(REFERENCES / "particle_sets.py"))
@@ -248,6 +248,19 @@ def test_more_prior_means_less_map(sums: HalfSums) -> None:
     powers = [np.sum(sums.solve(np.full(8, k)) ** 2) for k in (0.0, 1.0, 10.0, 1e9)]
     assert (np.diff(powers) < 0).all()
     assert powers[-1] < 1e-6 * powers[0]
+
+
+def test_log_prior_is_that_of_all_coefficients(sums: HalfSums) -> None:
+    """``-k/2 |V|^2`` summed over the whole complex transform of the padded map, by a plain FFT."""
+    density = np.random.default_rng(3).normal(size=(16, 16, 16)).astype(np.float32)
+    prior_s = np.linspace(0.5, 4, 8)
+    sinc2 = np.sinc((np.arange(16) - 8) / 32) ** 2
+    padded = np.fft.fftn(np.pad(density / (sinc2[:, None, None] * sinc2[:, None] * sinc2), 8))
+    k = np.fft.fftfreq(32, 1 / 32)
+    shell = np.rint(np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + k**2) / 2).astype(int)
+    expected = -0.5 * sum(prior_s[s] * np.sum(np.abs(padded[shell == s]) ** 2) for s in range(8))
+    found = sums.log_prior(FourierVolume.from_map(density, 7), prior_s)
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_halves_joined_below_a_shell(sums: HalfSums) -> None:

@@ -14,12 +14,13 @@ from posterion.errors import PosterionError
 from posterion.mapping.fsc import fourier_shell_correlation
 from posterion.physics.ctf import ctf_at
 from posterion.physics.fourier import Disc, disc_below_nyquist, fourier_transform_2d
-from posterion.physics.projection import Accumulator
+from posterion.physics.projection import Accumulator, FourierVolume
 from posterion.physics.shifts import shift_phases
 from posterion.physics.soft_masks import soft_sphere
 from posterion.physics.symmetry import point_group_operators
 
 __all__ = [
+    "FLAT_PRIOR",
     "HalfSums",
     "Reconstruction",
     "centred_spectra",
@@ -30,7 +31,8 @@ __all__ = [
 ]
 
 _BATCH = 64
-_FLAT_PRIOR = 0.3
+FLAT_PRIOR = 0.3
+"""Share of the mean weight of a shell that stands for k where the spectrum has no prior."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,28 @@ class HalfSums:
         np.minimum(shells, limit, out=shells)
         gain = 1.0
         if regularisation_s is None:
-            regularisation_s = _FLAT_PRIOR * self.shell_weight()
-            gain = 1 + _FLAT_PRIOR
+            regularisation_s = FLAT_PRIOR * self.shell_weight()
+            gain = 1 + FLAT_PRIOR
         floor = np.maximum(regularisation_s, 1e-30).astype(np.float32)
         denominator = (self.weight + floor[shells]) / np.float32(gain)
         spectrum = np.where(inside, self.numerator / denominator, 0).astype(np.complex64)
         return self.grid.to_map(spectrum, workers=workers)
+
+    def log_prior(self, volume: FourierVolume, regularisation_s: NDArray[np.floating]) -> float:
+        """Compute the log of the prior behind `solve`, ``-1/2 sum_q k(s) |V_q|^2``, up to a constant.
+
+        Added to the log-likelihood it is what expectation-maximisation with this ``k`` never lowers.
+
+        Parameters
+        ----------
+        volume : of this box, radius and padding; q runs over its grid, both points of a Hermitian pair
+        regularisation_s : (radius + 1,), ``k(s)`` as `solve` takes it
+        """
+        shells, pairs = self.shells(), np.ones(volume.values.shape[2])
+        pairs[0] = 0.5
+        power = pairs * np.sum(volume.values.astype(np.float64) ** 2, axis=-1)
+        inside = shells <= self.grid.radius
+        return -float(np.sum(power[inside] * regularisation_s[shells[inside]]))
 
 
 def ssnr_from_fsc(fsc_s: NDArray[np.floating]) -> NDArray[np.float64]:
