@@ -4,6 +4,8 @@ from posterion.data.mrc import read_map, write_map
 from posterion.data.particles import OpticsGroup, Particles, Poses, Supplement
 from posterion.errors import PosterionError
 from posterion.inference.single import PosePosterior, posterior
+from posterion.mapping.average import ClassAverage, average
+from posterion.mapping.correct import Correction, correct
 from posterion.mapping.fsc import FscCurves, fsc_curves
 from posterion.mapping.masks import automatic_mask
 from posterion.mapping.postprocess import postprocess
@@ -15,6 +17,8 @@ from posterion.refine.options import RefineOptions
 from posterion.refine.run import RefineResult, refine
 
 __all__ = [
+    "ClassAverage",
+    "Correction",
     "FourierVolume",
     "FscCurves",
     "OpticsGroup",
@@ -29,6 +33,8 @@ __all__ = [
     "SimulationOptions",
     "Supplement",
     "automatic_mask",
+    "average",
+    "correct",
     "fsc_curves",
     "phantom_map",
     "posterior",

@@ -286,6 +286,7 @@ def test_effects_that_are_not_corrected_are_named(tmp_path: Path, caplog: pytest
     for values, complaint in (
         (("rlnOddZernike", "[0.1,-0.2,0,0,0,1.5]"), "p.star: rlnOddZernike are kept but not corrected for"),
         (("rlnOddZernike", "[0,0,-0.0,0,0,0e3]"), ""),
+        (("rlnCtfDataAreCtfPremultiplied", "1"), "rlnCtfDataAreCtfPremultiplied are kept but not"),
         (("rlnMagMat00", "1.0000"), "p.star: rlnMagMat00 are"),  # the other group's is [0,0,0,0,0,0]
     ):
         caplog.clear()

@@ -101,6 +101,8 @@ def _restacked(particles: Particles, stack: Path) -> Particles:
 
 def _say_what_is_lost(particles: Particles, extension: str) -> None:
     """Name the columns that the target's format has no place for."""
+    if extension != ".star" and any(group.phase_flipped for group in particles.optics):
+        _LOG.warning("the images are phase flipped, and a %s file cannot say so.", extension)
     table = particles.table
     if isinstance(table, Dataset):
         kept, names = extension == ".cs", table.records.dtype.names or ()

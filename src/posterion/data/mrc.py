@@ -18,7 +18,7 @@ from typing import Any
 import mrcfile
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from posterion.data.atomic import replacing
 from posterion.data.files import open_binary
@@ -40,6 +40,7 @@ _DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _MODES = {np.dtype(code): mode for mode, code in _DTYPES.items()}
 _HEADER_BYTES = 1024
 _MAX_OPEN_STACKS = 64
+_LABEL = "Created by Posterion"  # without the time: same values, same bytes
 _IMOD_STAMP = 1146047817
 _IMPLAUSIBLE_VOXEL_RATIO = 1.01
 
@@ -132,8 +133,9 @@ def write_stack_batches(
     batches: Iterable[NDArray[np.float32]],
     shape: tuple[int, int, int],
     pixel_size_angstrom: float,
+    dtype: DTypeLike = np.float32,
 ) -> None:
-    """Write a float32 stack of known shape ``(n, y, x)`` from batches ``(m, y, x)``, without holding it.
+    """Write a stack of known shape ``(n, y, x)`` from batches ``(m, y, x)``, without holding it.
 
     Parameters
     ----------
@@ -145,10 +147,13 @@ def write_stack_batches(
         Of the whole stack.
     pixel_size_angstrom
         Angstrom.
+    dtype
+        In the file: float32, or float16 for half the size.
     """
-    with replacing(path) as temporary, mrcfile.new_mmap(temporary, shape, mrc_mode=2) as mrc:
+    with replacing(path) as temporary, mrcfile.new_mmap(temporary, shape, _MODES[np.dtype(dtype)]) as mrc:
         mrc.set_image_stack()
         mrc.voxel_size = pixel_size_angstrom
+        mrc.header.label[0] = _LABEL
         start = 0
         for images in batches:
             mrc.data[start : start + len(images)] = images
@@ -280,4 +285,4 @@ def _write(path: str | Path, values: NDArray[Any], pixel_size_angstrom: float, i
             if is_stack:
                 mrc.set_image_stack()
             mrc.voxel_size = pixel_size_angstrom
-            mrc.header.label[0] = "Created by Posterion"  # without the time: same values, same bytes
+            mrc.header.label[0] = _LABEL

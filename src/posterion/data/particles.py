@@ -54,6 +54,8 @@ class OpticsGroup:
         Of the images; the table's, whatever the stack's header claims.
     box_px
         0 where neither table nor any stack says it.
+    phase_flipped
+        The images were multiplied by the sign of their CTF: what remains of it is its absolute value.
     """
 
     name: str
@@ -62,6 +64,7 @@ class OpticsGroup:
     amplitude_contrast: float
     pixel_size_angstrom: float
     box_px: int
+    phase_flipped: bool = False
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,9 @@ _NUMBERS = re.compile(r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?")
 _UNCORRECTED = {  # columns of effects that are not corrected, and the value that stands for none
     **dict.fromkeys(("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike"), 0.0),
     **{"rlnMagMat00": 1.0, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0},
+    "rlnCtfDataAreCtfPremultiplied": 0.0,
 }
+_PHASE_FLIPPED = "rlnCtfDataArePhaseFlipped"
 
 
 def read_relion(path: Path, supplement: Supplement | None = None) -> Particles:
@@ -297,13 +299,14 @@ def _optics(particles: Particles, table: Table, supplement: Supplement) -> tuple
     voltage, aberration, contrast = (_shared_column(table, name, supplement) for name in _OPTICS_COLUMNS)
     pixel = _floats_or(table, "rlnImagePixelSize", supplement.pixel_size_angstrom or 0.0)
     box = _floats_or(table, "rlnImageSize", 0.0)
+    flipped = _floats_or(table, _PHASE_FLIPPED, 0.0) != 0
     names, code_i = table.columns.get("rlnOpticsGroupName", table.column("rlnOpticsGroup")).strings()
     groups = []
     for row, header in enumerate(headers):
         size = _pixel_size(particles, float(pixel[row]), header)
         box_px = int(box[row]) or (header.nx if header else 0)
         kv, cs_mm, q0 = float(voltage[row]), float(aberration[row]), float(contrast[row])
-        groups.append(OpticsGroup(names[code_i[row]], kv, cs_mm, q0, size, box_px))
+        groups.append(OpticsGroup(names[code_i[row]], kv, cs_mm, q0, size, box_px, bool(flipped[row])))
     return tuple(groups)
 
 
@@ -422,6 +425,8 @@ def _optics_table(particles: Particles) -> Table:
     }
     if not wanted["rlnImageSize"].all():
         del wanted["rlnImageSize"]
+    if _PHASE_FLIPPED in old.columns or any(group.phase_flipped for group in groups):
+        wanted[_PHASE_FLIPPED] = np.array([group.phase_flipped for group in groups])
     changed = {name: _text(values) for name, values in wanted.items() if _differs(old, name, values, True)}
     if "rlnOpticsGroupName" not in old.columns:
         changed["rlnOpticsGroupName"] = TextColumn.of(

@@ -14,16 +14,19 @@ from numpy.typing import NDArray
 from posterion.data.atomic import write_text
 from posterion.errors import PosterionError
 from posterion.physics.fourier import (
+    fourier_transform_2d,
     fourier_transform_3d,
     hermitian_weights,
     inverse_fourier_transform_3d,
     shell_index_3d,
+    shell_mean,
 )
 
 __all__ = [
     "GOLD_STANDARD",
     "FscCurves",
     "corrected_fsc",
+    "fourier_ring_correlation",
     "fourier_shell_correlation",
     "fsc_curves",
     "randomise_phases",
@@ -118,6 +121,25 @@ def fourier_shell_correlation(map_a: Real, map_b: Real, workers: int = 1) -> Cur
     norm_s = np.sqrt(power_a_s * power_b_s)
     fsc_s: Curve = np.divide(cross_s, norm_s, out=np.zeros_like(cross_s), where=norm_s > 0)
     return fsc_s
+
+
+def fourier_ring_correlation(image_a: Real, image_b: Real) -> Curve:
+    """Correlate two images ring by ring: the Fourier shell correlation in two dimensions.
+
+    Parameters
+    ----------
+    image_a, image_b : (n, n) float32, any unit
+
+    Returns
+    -------
+    (n//2+1,) float64, rings 0 .. n//2; 0 where either image has no power.
+    """
+    n = len(image_a)
+    a, b = (fourier_transform_2d(np.asarray(image, np.float32)) for image in (image_a, image_b))
+    products = (a.real * b.real + a.imag * b.imag, _power(a), _power(b))
+    cross_s, power_a_s, power_b_s = (shell_mean(product.astype(np.float64), n) for product in products)
+    norm_s = np.sqrt(power_a_s * power_b_s)
+    return np.divide(cross_s, norm_s, out=np.zeros_like(cross_s), where=norm_s > 0)
 
 
 def _shell_products(a: NDArray[np.complex64], b: NDArray[np.complex64]) -> Curve:

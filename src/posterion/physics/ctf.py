@@ -121,7 +121,8 @@ def ctf_at(
 ) -> NDArray[np.float32]:
     """Contrast transfer functions of particles at given Fourier pixels.
 
-    f = k / (box_px * pixel size of the particle's optics group).
+    f = k / (box_px * pixel size of the particle's optics group). Of images that were phase flipped it is the
+    absolute value: the function by which they still differ from the specimen.
 
     Parameters
     ----------
@@ -182,7 +183,7 @@ def _ctf_of_group(
     particles: Particles,
     indices: NDArray[np.integer],
 ) -> NDArray[np.float32]:
-    return contrast_transfer(
+    ctf = contrast_transfer(
         fx,
         fy,
         particles.defocus_u_angstrom_i[indices],
@@ -195,6 +196,7 @@ def _ctf_of_group(
         bfactor_angstrom2=particles.ctf_bfactor_i[indices],
         scale=particles.ctf_scale_i[indices],
     )
+    return np.abs(ctf, out=ctf) if optics.phase_flipped else ctf
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})

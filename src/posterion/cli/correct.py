@@ -1,0 +1,102 @@
+"""The command ``posterion correct``."""
+
+import logging
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import typer
+
+from posterion.cli._supplement import AmplitudeContrast, Cs, Passthrough, PixelSize, Stack, Voltage
+from posterion.data.particles import Particles, Supplement
+from posterion.data.star import read_star
+from posterion.mapping.correct import Correction
+from posterion.mapping.correct import correct as correct_particles
+from posterion.micrographs.correct import correct_micrographs
+from posterion.micrographs.micrograph_set import micrograph_set
+from posterion.micrographs.reading import read_micrograph
+from posterion.physics.ctf_correction import SnrSpectrum
+from posterion.report.correction_figures import before_after_figure, snr_figure
+from posterion.report.progress import Progress, configure_logging
+
+__all__ = ["correct"]
+
+_SHOWN = 4
+
+
+def correct(
+    source: Annotated[Path, typer.Argument(help="Particles, or a STAR file of micrographs with their CTF.")],
+    *,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; made if needed.")],
+    how: Annotated[
+        Literal["phase-flip", "wiener"], typer.Option(help="A = sgn(C) X, or A = C X / (C^2 + k).")
+    ] = "phase-flip",
+    k: Annotated[
+        float | None,
+        typer.Option("--k", help="Of the Wiener filter, noise over signal power, one for all frequencies."),
+    ] = None,
+    snr: Annotated[
+        Path | None,
+        typer.Option(help="k = 1/SNR: text of frequency (1/A) and SNR. Without --k and this: measured."),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads; all cores if absent.", min=1)] = None,
+    stack: Stack = None,
+    passthrough: Passthrough = None,
+    pixel_size: PixelSize = None,
+    voltage: Voltage = None,
+    cs: Cs = None,
+    amplitude_contrast: AmplitudeContrast = None,
+) -> None:
+    """Undo the CTF of particle images or micrographs, one by one: phase flipping or a Wiener filter.
+
+    Writes new images and a STAR file that says what was done to them, so that no later step does it twice.
+    For refinement and reconstruction this is not needed: they correct all images together, which is better.
+    """
+    configure_logging()
+    correction = Correction(how, k, None if snr is None else SnrSpectrum.read(snr))
+    supplement = Supplement(stack, pixel_size, voltage, cs, amplitude_contrast, tuple(passthrough or ()))
+    if _lists_micrographs(source):
+        _correct_micrographs(source, output, correction, supplement, threads)
+    else:
+        chosen = Particles.read(source, supplement)
+        with Progress("correction", len(chosen)) as progress:
+            made = correct_particles(chosen, output, correction, threads, progress.advance)
+        rows = np.unique(np.linspace(0, len(made) - 1, _SHOWN).astype(int))
+        labels = [f"particle {row + 1}" for row in rows]
+        images = zip(labels, chosen.images(rows), made.images(rows), strict=True)
+        pairs = [(label, before, how, after) for label, before, after in images]
+        before_after_figure(
+            pairs, output / "correction.png", chosen.optics[0].pixel_size_angstrom, "Before and after"
+        )
+        typer.echo(f"{output / 'particles.star'}: {len(made):,} images, {how}")
+    if (output / "snr.tsv").exists() and k is None and how == "wiener":
+        snr_figure(SnrSpectrum.read(output / "snr.tsv"), output / "snr.png")
+        typer.echo(f"SNR         {output / 'snr.png'}, {output / 'snr.tsv'}")
+
+
+def _lists_micrographs(source: Path) -> bool:
+    """Whether a STAR file names micrographs and no particles; everything else is for the particle reader."""
+    if source.suffix.lower() != ".star":
+        return False
+    names = {name for table in read_star(source) for name in table.columns}
+    return "rlnMicrographName" in names and "rlnImageName" not in names
+
+
+def _correct_micrographs(
+    source: Path, output: Path, correction: Correction, supplement: Supplement, threads: int | None
+) -> None:
+    micrographs = micrograph_set([source], supplement)
+    with Progress("correction", len(micrographs), "micrographs") as progress:
+        made = correct_micrographs(micrographs, output, correction, threads, progress.advance)
+    before = dict(zip((path.stem for path in micrographs.paths), micrographs.paths, strict=True))
+    shown = made.paths[0]
+    original = read_micrograph(before.get(shown.stem, micrographs.paths[0])).values
+    pair = (shown.stem, original, correction.how, read_micrograph(shown).values)
+    pixel = micrographs.optics[0].pixel_size_angstrom
+    before_after_figure([pair], output / "correction.png", pixel, "Before and after")
+    typer.echo(f"{made.star_path}: {len(made.paths)} micrographs, {correction.how}")
+    for sentence in made.failed:
+        logging.getLogger("posterion").warning("left out: %s", sentence)
+    if made.failed:
+        typer.echo(f"{len(made.failed)} of {len(micrographs)} micrographs were left out")
+        raise typer.Exit(1)

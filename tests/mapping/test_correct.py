@@ -1,0 +1,196 @@
+"""Corrected sets: images by the formula, tables that say so, and nothing corrected twice downstream."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import posterion
+from posterion.data.mrc import read_stack_header, write_stack
+from posterion.data.particles import Particles
+from posterion.data.star import read_star
+from posterion.errors import PosterionError
+from posterion.mapping.correct import Correction, correct
+from posterion.mapping.reconstruct import reconstruct
+from posterion.physics.ctf import ctf_half_spectrum
+from posterion.physics.ctf_correction import SnrMeasurement, SnrSpectrum, half_spectrum_frequencies
+
+
+@pytest.fixture(scope="module")
+def source(tiny_set: Path) -> Particles:
+    return Particles.read(tiny_set / "truth.star")
+
+
+@pytest.fixture(scope="module")
+def flipped(source: Particles, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("flipped")
+    correct(source, folder, Correction("phase-flip"))
+    return folder
+
+
+def by_hand(source: Particles, factor: np.ndarray) -> np.ndarray:
+    """Full complex transforms, the CTF filled in for negative kx by its symmetry: a slow second way."""
+    n = source.box_px
+    full = np.empty((len(source), n, n))
+    full[..., : n // 2 + 1] = factor
+    for kx in range(n // 2 + 1, n):
+        full[..., kx] = factor[:, -np.arange(n) % n, n - kx]
+    return np.asarray(np.fft.ifft2(np.fft.fft2(source.images()) * full).real)
+
+
+def test_flipped_images_and_table(source: Particles, flipped: Path) -> None:
+    made = Particles.read(flipped / "particles.star")
+    assert len(made) == len(source)
+    assert all(group.phase_flipped for group in made.optics)
+    assert read_star(flipped / "particles.star")[0].integers("rlnCtfDataArePhaseFlipped").tolist() == [1]
+    ctf = ctf_half_spectrum(source.box_px, source)
+    expected = by_hand(source, np.where(ctf < 0, -1, 1))
+    # Nyquist's column stands for both signs of kx, whose flips differ: compare without it.
+    difference = np.fft.rfft2(made.images() - expected)[..., : source.box_px // 2]
+    assert np.abs(difference).max() < 0.01 * np.abs(np.fft.rfft2(expected)).max()
+    np.testing.assert_allclose(ctf_half_spectrum(source.box_px, made), np.abs(ctf), atol=1e-6)
+
+
+def test_names_lead_back(source: Particles, flipped: Path) -> None:
+    table = read_star(flipped / "particles.star")[1]
+    names, code_i = table.column("rlnImageOriginalName").strings()
+    assert names[code_i[4]] == "000005@particles.mrcs"
+
+
+def test_float16_stays_float16(flipped: Path) -> None:
+    assert read_stack_header(flipped / "stacks" / "particles.mrcs").dtype == np.float16
+
+
+def test_flipped_and_raw_images_give_the_same_map(source: Particles, flipped: Path) -> None:
+    """The reader knows that they are flipped; only float16 differs."""
+    raw = reconstruct(source, threads=1)
+    again = reconstruct(Particles.read(flipped / "particles.star"), threads=1)
+    assert np.corrcoef(raw.map.ravel(), again.map.ravel())[0, 1] > 0.9999
+
+
+def test_flipping_again_is_refused(flipped: Path, tmp_path: Path) -> None:
+    with pytest.raises(PosterionError, match=r"particles\.star.*phase flipped already"):
+        correct(Particles.read(flipped / "particles.star"), tmp_path, Correction("phase-flip"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_wiener_images_by_hand_and_a_ctf_of_one(source: Particles, tmp_path: Path) -> None:
+    correct(source, tmp_path / "w", Correction("wiener", k=0.3))
+    made = Particles.read(tmp_path / "w" / "particles.star")
+    ctf = ctf_half_spectrum(source.box_px, source)
+    difference = np.fft.rfft2(made.images() - by_hand(source, ctf / (ctf**2 + 0.3)))
+    scale = np.abs(np.fft.rfft2(made.images())).max()
+    assert np.abs(difference[..., : source.box_px // 2]).max() < 0.01 * scale
+    np.testing.assert_allclose(ctf_half_spectrum(source.box_px, made), 1, atol=1e-6)
+    assert made.poses is not None
+    np.testing.assert_array_equal(made.poses.rot_deg_i, source.require_poses().rot_deg_i)
+
+
+def test_wiener_of_flipped_is_wiener_of_raw(source: Particles, flipped: Path, tmp_path: Path) -> None:
+    raw = correct(source, tmp_path / "raw", Correction("wiener", k=0.5))
+    again = correct(Particles.read(flipped / "particles.star"), tmp_path / "w", Correction("wiener", k=0.5))
+    box = source.box_px
+    ours, theirs = (np.fft.rfft2(made.images())[..., : box // 2] for made in (again, raw))
+    # Rows of the Nyquist frequency along y are as ambiguous.
+    np.testing.assert_allclose(np.delete(ours, box // 2, 1), np.delete(theirs, box // 2, 1), atol=0.5)
+
+
+def test_snr_spectrum_is_used_and_written(source: Particles, tmp_path: Path) -> None:
+    """SNR 1e-4 beyond a frequency is a low-pass there; a constant SNR is a constant k."""
+    steps = SnrSpectrum(np.array([0.0, 0.02, 0.021, 0.1]), np.array([1.0, 1.0, 1e-4, 1e-4]))
+    made = correct(source, tmp_path / "a", Correction("wiener", snr=steps))
+    power = (np.abs(np.fft.rfft2(made.images())) ** 2).mean(0)
+    edge = int(0.021 * source.box_px * source.pixel_size_angstrom) + 2
+    assert power[0, edge : source.box_px // 2].max() < 1e-4 * power[0, 1:edge].max()
+    assert (tmp_path / "a" / "snr.tsv").exists()
+    flat = correct(
+        source, tmp_path / "b", Correction("wiener", snr=SnrSpectrum(np.array([0.0]), np.array([2.0])))
+    )
+    same = correct(source, tmp_path / "c", Correction("wiener", k=0.5))
+    np.testing.assert_array_equal(flat.images(), same.images())
+
+
+def test_measured_snr(source: Particles, tmp_path: Path) -> None:
+    correct(source, tmp_path, Correction("wiener"))
+    box, pixel = source.box_px, source.pixel_size_angstrom
+    measurement = SnrMeasurement(box // 2, 0.5 / pixel)
+    ctf = ctf_half_spectrum(box, source).reshape(len(source), -1)
+    measurement.add(source.images(), ctf, np.hypot(*half_spectrum_frequencies((box, box), pixel)))
+    found = SnrSpectrum.read(tmp_path / "snr.tsv")
+    np.testing.assert_allclose(found.snr_s, measurement.spectrum().snr_s, rtol=1e-3)
+    assert found.snr_s[3] > 0.5
+
+
+def test_stacks_in_file_order_names_and_odd_boxes(source: Particles, tmp_path: Path) -> None:
+    """Two stacks of the same name in two folders, rows shuffled, an odd box, one image left out."""
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((2, 4, 25, 25)).astype(np.float32)
+    for folder, stack in zip("ab", images, strict=True):
+        (tmp_path / folder).mkdir()
+        write_stack(tmp_path / folder / "x.mrcs", stack, 7.5)
+    order = np.array([5, 0, 7, 2, 3, 1, 4])
+    chosen = replace(
+        source[:7],
+        optics=tuple(replace(group, box_px=25) for group in source.optics),
+        stack_paths=(tmp_path / "a" / "x.mrcs", tmp_path / "b" / "x.mrcs"),
+        stack_names=("a/x.mrcs", "b/x.mrcs"),
+        stack_index_i=(order // 4).astype(np.int32),
+        image_index_i=order % 4,
+    )
+    made = correct(chosen, tmp_path / "out", Correction("phase-flip"))
+    assert sorted(path.name for path in (tmp_path / "out" / "stacks").iterdir()) == ["x.mrcs", "x_2.mrcs"]
+    np.testing.assert_array_equal(made.image_index_i, [1, 0, 2, 2, 3, 1, 0])
+    flip = np.where(ctf_half_spectrum(25, chosen) < 0, -1, 1)
+    expected = np.fft.irfft2(np.fft.rfft2(images.reshape(8, 25, 25)[order]) * flip, s=(25, 25))
+    np.testing.assert_allclose(made.images(), expected, atol=1e-5)
+
+
+def test_a_stopped_call_keeps_the_stacks_it_wrote(source: Particles, tmp_path: Path) -> None:
+    correct(source, tmp_path, Correction("wiener", k=0.5))
+    stack = tmp_path / "stacks" / "particles.mrcs"
+    before, text = stack.stat().st_mtime_ns, (tmp_path / "particles.star").read_text()
+    (tmp_path / "particles.star").unlink()
+    correct(source, tmp_path, Correction("wiener", k=0.5))
+    assert stack.stat().st_mtime_ns == before
+    assert (tmp_path / "particles.star").read_text() == text
+    correct(source, tmp_path, Correction("wiener", k=0.6))
+    assert stack.stat().st_mtime_ns > before
+
+
+def test_the_source_is_never_overwritten(source: Particles, tmp_path: Path) -> None:
+    made = correct(source, tmp_path, Correction("wiener", k=0.5))
+    with pytest.raises(PosterionError, match="is a stack to be corrected"):
+        correct(made, tmp_path, Correction("wiener", k=0.5))
+
+
+def test_threads_do_not_matter(source: Particles, tmp_path: Path) -> None:
+    for threads in (1, 3):
+        correct(source, tmp_path / str(threads), Correction("wiener"), threads=threads)
+    one, three = (tmp_path / str(threads) / "stacks" / "particles.mrcs" for threads in (1, 3))
+    assert one.read_bytes() == three.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        ({"how": "divide"}, "'divide' is unknown; choose one of phase-flip, wiener"),
+        ({"how": "phase-flip", "k": 0.1}, "needs neither k nor an SNR"),
+        ({"how": "wiener", "k": 0.0}, "k = 0 is no Wiener constant"),
+        ({"how": "wiener", "k": 1.0, "snr": SnrSpectrum(np.ones(1), np.ones(1))}, "either k or an SNR"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(wrong: dict[str, object], complaint: str) -> None:
+    with pytest.raises(PosterionError, match=complaint):
+        Correction(**wrong)  # type: ignore[arg-type]
+
+
+def test_formats_that_cannot_say_flipped_are_warned_of(
+    flipped: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from posterion.data.convert import convert
+
+    convert(flipped / "particles.star", tmp_path / "p.cs")
+    assert "phase flipped, and a .cs file cannot say so" in caplog.text
+    convert(flipped / "particles.star", tmp_path / "p.star")
+    assert posterion.Particles.read(tmp_path / "p.star").optics[0].phase_flipped
