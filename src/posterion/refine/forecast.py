@@ -19,7 +19,7 @@ __all__ = [
 
 _BASE_BYTES = 320e6  # the interpreter, its libraries and compiled kernels
 _BYTES_PER_THREAD = 120e6  # a batch of images with its scores
-_BYTES_PER_PARTICLE = 300.0
+_BYTES_PER_PARTICLE = 200.0  # columns, and estimates twice; see docs/refine.md
 _BYTES_PER_VOXEL = 550.0  # both halves' sums, their solve and transform, at the last iteration's full radius
 _START_SECONDS = 4.0
 _SPEEDUP = 0.9  # exponent: wall time falls as threads**0.9
