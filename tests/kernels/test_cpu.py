@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from posterion.kernels import gather_slices, scatter_slices, shift_spectrum, sum_rotated, sum_unshifted
+from posterion.kernels import gather_slices, scatter_slices, sum_rotated
 from posterion.physics.fourier import Disc, disc
 from posterion.physics.symmetry import point_group_operators
 
@@ -152,28 +152,3 @@ def test_sum_rotated_is_the_sum_over_rotated_positions(point_group: str) -> None
         if channel == 0:
             np.testing.assert_allclose(found[:, 1], expected.imag, atol=1e-4)
     assert np.isnan(out[~inside]).all(), "outside of the sphere nothing is written"
-
-
-@pytest.mark.parametrize(("box", "radius"), [(16, 7), (17, 8), (64, 10)])
-def test_shift_spectrum_is_multiplication_by_the_wave(box: int, radius: int) -> None:
-    pixels = disc(box, radius)
-    spectrum = complex_noise(len(pixels))
-    shifts_px = np.array([[0, 0], [1.25, 0], [0, -3.5], [-2.3, 7.1], [box, 0.5]])
-    moved = np.empty((len(shifts_px), len(pixels)), np.complex64)
-    shift_spectrum(spectrum, box, rows(pixels), shifts_px, moved)
-    wave = np.exp(
-        -2j * np.pi / box * (np.outer(shifts_px[:, 0], pixels.kx_p) + np.outer(shifts_px[:, 1], pixels.ky_p))
-    )
-    np.testing.assert_allclose(moved, spectrum * wave, atol=3e-6)
-
-
-def test_sum_unshifted_undoes_each_shift() -> None:
-    pixels = disc(17, 8)
-    spectra = complex_noise(4, len(pixels))
-    shifts_px = np.random.default_rng(0).normal(0, 3, (4, 2))
-    total = np.full(len(pixels), np.nan, np.complex64)
-    sum_unshifted(spectra, 17, rows(pixels), shifts_px, total)
-    wave = np.exp(
-        2j * np.pi / 17 * (np.outer(shifts_px[:, 0], pixels.kx_p) + np.outer(shifts_px[:, 1], pixels.ky_p))
-    )
-    np.testing.assert_allclose(total, (spectra * wave).sum(axis=0), atol=3e-6)

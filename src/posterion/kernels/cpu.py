@@ -9,29 +9,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from posterion.kernels.bodies import lerp, split_position
+from posterion.kernels.blocks import BLOCK, block_positions, block_values, pixel_tables
+from posterion.kernels.bodies import COMPILED, lerp, split_position
 
-__all__ = ["gather_slices", "scatter_slices", "shift_spectrum", "sum_rotated", "sum_unshifted"]
-
-_MAX_ROW = 2048
-
-
-@njit(inline="always")
-def _bilinear(
-    flat: NDArray[np.float32],
-    p: np.uint64,
-    stride_y: np.uint64,
-    stride_x: np.uint64,
-    fx: np.float32,
-    fy: np.float32,
-) -> np.float32:
-    """Interpolate within one z plane between ``p`` and its upper neighbours along x and y."""
-    at_y = lerp(flat[p], flat[p + stride_x], fx)
-    above = lerp(flat[p + stride_y], flat[p + stride_y + stride_x], fx)
-    return lerp(at_y, above, fy)
+__all__ = ["gather_slices", "scatter_slices", "sum_rotated"]
 
 
-@njit(nogil=True, cache=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy")
+@njit(cache=True, **COMPILED)
 def gather_slices(
     volume: NDArray[np.float32],
     centre: int,
@@ -49,44 +33,18 @@ def gather_slices(
     rows : row_ky, row_first_kx, row_start of a `posterion.physics.fourier.Disc`
     slices_rp : (n, P, 2) float32, filled
     """
-    row_ky, row_first_kx, row_start = rows
-    depth_y = volume.shape[1]
-    stride_y = np.uint64(2 * volume.shape[2])
-    stride_z = np.uint64(depth_y * volume.shape[2] * 2)
-    flat = volume.reshape(-1)
-    # Each row in two passes, positions first and memory second: a loop that mixes both does not vectorise.
-    base = np.empty(_MAX_ROW, np.uint64)
-    fractions = np.empty((3, _MAX_ROW), np.float32)
-    signs = np.empty(_MAX_ROW, np.float32)
-    two = np.uint64(2)
-    offset = np.float32(centre)
-    for r in range(axes_r.shape[0]):
-        ax, ay, az = axes_r[r, 0, 0], axes_r[r, 0, 1], axes_r[r, 0, 2]
-        for row in range(len(row_ky)):
-            ky = np.float32(row_ky[row])
-            bx, by, bz = ky * axes_r[r, 1, 0], ky * axes_r[r, 1, 1], ky * axes_r[r, 1, 2]
-            first, start = row_first_kx[row], row_start[row]
-            length = row_start[row + 1] - start
-            for j in range(length):
-                kx = np.float32(first + j)
-                x, y, z = kx * ax + bx, kx * ay + by, kx * az + bz
-                sign = np.float32(1.0) if x >= 0 else np.float32(-1.0)
-                x, y, z = x * sign, y * sign + offset, z * sign + offset
-                ix, iy, iz = np.int32(x), np.int32(y), np.int32(z)
-                fractions[0, j] = x - np.float32(ix)
-                fractions[1, j] = y - np.float32(iy)
-                fractions[2, j] = z - np.float32(iz)
-                signs[j] = sign
-                base[j] = np.uint64(iz) * stride_z + np.uint64(iy) * stride_y + np.uint64(ix) * two
-            for j in range(length):
-                b = base[j]
-                fx, fy, fz = fractions[0, j], fractions[1, j], fractions[2, j]
-                for c in range(2):
-                    p = b + np.uint64(c)
-                    low = _bilinear(flat, p, stride_y, two, fx, fy)
-                    high = _bilinear(flat, p + stride_z, stride_y, two, fx, fy)
-                    value = lerp(low, high, fz)
-                    slices_rp[r, start + j, c] = value if c == 0 else value * signs[j]
+    n_pixels = rows[2][-1]
+    k_p = np.zeros((2, n_pixels + BLOCK), np.float32)
+    base, where = np.empty(BLOCK, np.uint64), np.empty((4, BLOCK), np.float32)
+    pixel_tables(rows, k_p)
+    strides = np.uint64(2 * volume.shape[2]), np.uint64(2 * volume.shape[1] * volume.shape[2])
+    flat, offset = volume.reshape(-1), np.float32(centre)
+    for r in range(len(axes_r)):
+        out = slices_rp[r].reshape(-1)
+        for start in range(0, n_pixels, BLOCK):
+            count = min(BLOCK, n_pixels - start)
+            block_positions(axes_r[r], k_p, start, offset, strides, base, where)
+            block_values(flat, strides, base, where, count, out, 2 * start)
 
 
 @njit(inline="always")
@@ -246,78 +204,3 @@ def sum_rotated(
                 out[iz, iy, ix, 0] = re
                 out[iz, iy, ix, 1] = im
                 out[iz, iy, ix, 2] = weight
-
-
-@njit(inline="always")
-def _phase_tables(angle_x: float, angle_y: float, radius: int, table_x: NDArray, table_y: NDArray) -> None:  # type: ignore[type-arg]
-    """Fill exp(i angle_x kx) for kx = 0 .. radius and exp(i angle_y ky) for ky = -radius .. radius."""
-    for k in range(radius + 1):
-        table_x[k] = np.complex64(np.exp(1j * angle_x * k))
-        phase = np.exp(1j * angle_y * k)
-        table_y[radius + k] = np.complex64(phase)
-        table_y[radius - k] = np.complex64(np.conj(phase))
-
-
-@njit(nogil=True, cache=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy")
-def shift_spectrum(
-    spectrum_p: NDArray[np.complex64],
-    box: int,
-    rows: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]],
-    shifts_px: NDArray[np.float64],
-    shifted_tp: NDArray[np.complex64],
-) -> None:
-    """Compute ``shifted_tp = spectrum_p exp(-2 pi i k_p.s_t / n)``: one image moved by many shifts.
-
-    Parameters
-    ----------
-    spectrum_p : (P,) complex64
-    box : box of the image in pixels
-    rows : row_ky, row_first_kx, row_start of a `posterion.physics.fourier.Disc`
-    shifts_px : (T, 2) float64, (x, y) in pixels
-    shifted_tp : (T, P) complex64, filled
-    """
-    row_ky, row_first_kx, row_start = rows
-    radius = row_ky[-1]
-    table_x, table_y = np.empty(radius + 1, np.complex64), np.empty(2 * radius + 1, np.complex64)
-    for t in range(len(shifts_px)):
-        _phase_tables(
-            -2 * np.pi / box * shifts_px[t, 0], -2 * np.pi / box * shifts_px[t, 1], radius, table_x, table_y
-        )
-        for row in range(len(row_ky)):
-            phase_y = table_y[radius + row_ky[row]]
-            first, start = row_first_kx[row], row_start[row]
-            for j in range(row_start[row + 1] - start):
-                shifted_tp[t, start + j] = spectrum_p[start + j] * (phase_y * table_x[first + j])
-
-
-@njit(nogil=True, cache=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy")
-def sum_unshifted(
-    spectra_tp: NDArray[np.complex64],
-    box: int,
-    rows: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]],
-    shifts_px: NDArray[np.float64],
-    total_p: NDArray[np.complex64],
-) -> None:
-    """Compute ``total_p = sum_t spectra_tp exp(+2 pi i k_p.s_t / n)``: the adjoint of `shift_spectrum`.
-
-    Parameters
-    ----------
-    spectra_tp : (T, P) complex64
-    box : box of the image in pixels
-    rows : row_ky, row_first_kx, row_start of a `posterion.physics.fourier.Disc`
-    shifts_px : (T, 2) float64, (x, y) in pixels
-    total_p : (P,) complex64, overwritten
-    """
-    row_ky, row_first_kx, row_start = rows
-    radius = row_ky[-1]
-    table_x, table_y = np.empty(radius + 1, np.complex64), np.empty(2 * radius + 1, np.complex64)
-    total_p[:] = 0
-    for t in range(len(shifts_px)):
-        _phase_tables(
-            2 * np.pi / box * shifts_px[t, 0], 2 * np.pi / box * shifts_px[t, 1], radius, table_x, table_y
-        )
-        for row in range(len(row_ky)):
-            phase_y = table_y[radius + row_ky[row]]
-            first, start = row_first_kx[row], row_start[row]
-            for j in range(row_start[row + 1] - start):
-                total_p[start + j] += spectra_tp[t, start + j] * (phase_y * table_x[first + j])
