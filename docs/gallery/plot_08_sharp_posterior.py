@@ -67,10 +67,8 @@ draw_scale_bar(axes[1], box, pixel_size)
 axes[3].plot(np.cumsum(gain.ravel()[order]), color="#2c7fb8")
 axes[3].axhline(0, color="#8a8a8a", linewidth=0.7)
 axes[3].set(xlabel="pixels added up", ylabel=r"$\ln P(X|R) - \ln P(X|R_{10°})$")
-print(
 total = f"all {gain.size} pixels {gain.sum():.1f}"
 print(f"nats: one pixel at most {np.abs(gain).max():.2f}, {total}")
-)
 
 # %%
 # The posterior over all poses
