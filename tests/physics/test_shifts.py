@@ -34,3 +34,16 @@ def test_unshifted_sum_of_no_spectra_is_zero() -> None:
     pixels = disc(12, 5)
     total = unshifted_sum(np.empty((0, len(pixels)), np.complex64), pixels, np.empty((0, 2)))
     np.testing.assert_array_equal(total, 0)
+
+
+def test_strided_spectra_are_shifted_like_others() -> None:
+    """Rows of a batch that was cut to a band lie strided in memory."""
+    pixels = disc(16, 4)
+    rng = np.random.default_rng(2)
+    batch = np.asfortranarray(rng.standard_normal((3, len(pixels))).astype(np.complex64))
+    shifts_px = np.array([[0.5, -1.0], [2.0, 0.25], [0.0, 0.0]])
+    plain = np.ascontiguousarray(batch)
+    np.testing.assert_array_equal(shifted(batch[1], pixels, shifts_px), shifted(plain[1], pixels, shifts_px))
+    np.testing.assert_array_equal(
+        unshifted_sum(batch, pixels, shifts_px), unshifted_sum(plain, pixels, shifts_px)
+    )

@@ -20,7 +20,9 @@ def shifted(
     """Move one image by many shifts: (P,), (T, 2) pixels -> (T, P)."""
     out = np.empty((len(shifts_px), len(pixels)), np.complex64)
     rows = (pixels.row_ky, pixels.row_first_kx, pixels.row_start)
-    shift_spectrum(spectrum_p, pixels.box, rows, np.ascontiguousarray(shifts_px, np.float64), out)
+    # A row of images cut to a band is strided where the cut left pixels outermost.
+    spectrum_p, shifts = np.ascontiguousarray(spectrum_p), np.ascontiguousarray(shifts_px, np.float64)
+    shift_spectrum(spectrum_p, pixels.box, rows, shifts, out)
     return out
 
 
@@ -30,5 +32,7 @@ def unshifted_sum(
     """Move T spectra back by their shifts and add them, the adjoint of `shifted`: (T, P), (T, 2) -> (P,)."""
     out = np.empty(len(pixels), np.complex64)
     rows = (pixels.row_ky, pixels.row_first_kx, pixels.row_start)
-    sum_unshifted(spectra_tp, pixels.box, rows, np.ascontiguousarray(shifts_px, np.float64), out)
+    sum_unshifted(
+        np.ascontiguousarray(spectra_tp), pixels.box, rows, np.ascontiguousarray(shifts_px, np.float64), out
+    )
     return out
