@@ -7,7 +7,8 @@ Cells: three particles (70S ribosome; apoferritin, O; beta-galactosidase, D2) at
 special sets (preferred views, coloured noise, two voltages, SNR 0.005). Both get the same images and the
 same starting map. Maps are judged inside a mask made from the truth, after the one rotation and shift that
 all poses share is taken off. Results stay in OUT/quality.jsonl: given again, it goes on where it stopped.
-Prints a table as Markdown; OUT/quality.tsv has one line per cell and setting.
+SNR is that of images of 128 pixels over the same edge, of which these are Fourier crops: at box 64 the images
+have four times the number. Prints a table as Markdown; OUT/quality.tsv has one line per cell and setting.
 """
 
 import argparse
@@ -33,6 +34,8 @@ from posterion.physics.rotations import angular_distance_deg
 from posterion.physics.sources import map_on_grid, read_source
 from posterion.physics.symmetry import point_group_operators
 
+SNR_BOX = 128
+
 
 @dataclass(frozen=True)
 class Specimen:
@@ -54,7 +57,7 @@ SPECIMENS = {specimen.name: specimen for specimen in (RIBOSOME, APOFERRITIN, BET
 
 @dataclass(frozen=True)
 class Cell:
-    """One simulated set."""
+    """One simulated set; ``snr`` as at a box of 128."""
 
     specimen: str
     snr: float
@@ -174,7 +177,8 @@ def simulated(cell: Cell, folder: Path, options: argparse.Namespace) -> Path:
     make_truth(specimen, options.box, options.data, folder / "density.mrc")
     posterion_command(
         [
-            *("simulate", folder / "density.mrc", "-o", images, "-n", options.particles, "--snr", cell.snr),
+            *("simulate", folder / "density.mrc", "-o", images, "-n", options.particles),
+            *("--snr", cell.snr * (SNR_BOX / options.box) ** 2),
             *("--shift", 1.5 * specimen.edge_angstrom / options.box, "--seed", options.seed, *cell.simulate),
         ],
         folder / "simulate.log",
