@@ -21,7 +21,14 @@ from posterion.data.table import Table, TextColumn
 from posterion.errors import PosterionError
 from posterion.micrographs.reading import SUFFIXES
 
-__all__ = ["MicrographCtf", "MicrographSet", "micrograph_set", "write_micrographs"]
+__all__ = [
+    "MicrographCtf",
+    "MicrographSet",
+    "micrograph_set",
+    "micrographs_in_table",
+    "optics_as_table",
+    "write_micrographs",
+]
 
 _PIXEL_COLUMNS = (
     "rlnMicrographPixelSize",
@@ -145,8 +152,24 @@ def _group(name: str, pixel_size: float, values: Mapping[str, float], given: Sup
 
 def _from_star(path: Path, given: Supplement) -> MicrographSet:
     tables = read_star(path)
-    table = _micrograph_table(path, tables)
     optics_table = next((t for t in tables if t.name == "optics" and "rlnOpticsGroup" in t.columns), None)
+    return micrographs_in_table(path, _micrograph_table(path, tables), optics_table, given)
+
+
+def micrographs_in_table(
+    path: Path, table: Table, optics_table: Table | None, given: Supplement
+) -> MicrographSet:
+    """Micrographs of a table that names one in each row.
+
+    Parameters
+    ----------
+    path
+        STAR file of the table; files are looked for from its folder.
+    table, optics_table
+        Rows with rlnMicrographName, and the optics groups; None for files of RELION 3.0 and older.
+    given
+        What the tables do not say.
+    """
     if optics_table is None:
         optics_table = _optics_of_old_table(table)
         index_i = np.zeros(len(table), np.int32)
@@ -258,7 +281,7 @@ def write_micrographs(
     }
     kept |= {name: TextColumn.of(values) for name, values in own.items()}
     written = Table("micrographs", kept, np.arange(len(rows), dtype=np.int64))
-    write_star(path, [_optics_as_table(micrographs), written])
+    write_star(path, [optics_as_table(micrographs), written])
 
 
 def _name_from(micrographs: MicrographSet, index: int, folder: Path) -> str:
@@ -268,8 +291,8 @@ def _name_from(micrographs: MicrographSet, index: int, folder: Path) -> str:
     return name if same else str(file.absolute())
 
 
-def _optics_as_table(micrographs: MicrographSet) -> Table:
-    """``data_optics``: the source's own further columns are kept, groups are numbered from 1."""
+def optics_as_table(micrographs: MicrographSet) -> Table:
+    """Table data_optics of micrographs: the source's further columns are kept, groups numbered from 1."""
     groups = micrographs.optics
     columns = {
         "rlnOpticsGroupName": [group.name for group in groups],
