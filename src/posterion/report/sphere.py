@@ -75,9 +75,11 @@ def _draw_graticule(axes: Axes) -> None:
         axes.text(float(x) - 0.04, float(y), f"{tilt}°", color=_INK, fontsize=8, ha="right", va="center")
     outline = np.linspace(0, 2 * np.pi, 361)
     axes.plot(2 * np.cos(outline), np.sin(outline), color=_INK, linewidth=0.8)
-    axes.set(xlim=(-2.3, 2.05), ylim=(-1.05, 1.05))
+    axes.set(xlim=(-2.3, 2.05), ylim=(-1.25, 1.05))
     axes.set_axis_off()
-    axes.text(-2.3, -1.0, "tilt: down the left\nrot: along the equator", fontsize=8, color=_INK, va="bottom")
+    axes.text(
+        0, -1.08, "tilt down the left, rot along the equator", fontsize=8, color=_INK, ha="center", va="top"
+    )
 
 
 def _mollweide(longitude: Any, latitude: Any) -> tuple[Any, Any]:
