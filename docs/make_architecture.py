@@ -7,7 +7,19 @@ from pathlib import Path
 PAGE = Path(__file__).with_name("architecture.md")
 PACKAGE = PAGE.parents[1] / "src" / "posterion"
 BEGIN, END = "<!-- files: made by docs/make_architecture.py -->\n", "<!-- end of files -->"
-ROOMS = ("", "data", "kernels", "physics", "inference", "mapping", "refine", "micrographs", "report", "cli")
+ROOMS = (
+    "",
+    "data",
+    "kernels",
+    "physics",
+    "inference",
+    "mapping",
+    "refine",
+    "micrographs",
+    "workflow",
+    "report",
+    "cli",
+)
 
 
 def summary(path: Path) -> str:

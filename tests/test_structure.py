@@ -31,6 +31,7 @@ RANKS = {
     "mapping": 6,
     "refine": 7,
     "micrographs": 7,
+    "workflow": 7,
     "report": 8,
     "cli": 9,
     "": 9,

@@ -1,0 +1,151 @@
+"""The command ``posterion run``, run as a user runs it, with the commands there are."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from posterion.cli import main
+from posterion.data.mrc import read_map
+
+STEPS = """
+threads = 1
+output = "results"
+
+[simulate]
+embedded = true
+number = 40
+box = 24
+pixel_size = 7.5
+snr = 2.0
+poses = true
+
+[mask]
+source = "{simulate}/truth.mrc"
+
+[reconstruct]
+particles = "{simulate}/particles.star"
+
+[postprocess]
+half1 = "{reconstruct}/half1.mrc"
+half2 = "{reconstruct}/half2.mrc"
+mask = "{mask}/mask.mrc"
+"""
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["posterion", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture
+def workflow(tmp_path: Path) -> Path:
+    (tmp_path / "w.toml").write_text(STEPS)
+    return tmp_path / "w.toml"
+
+
+def test_images_to_a_sharpened_map(
+    workflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four commands, none written for it; a second call does nothing, a changed option what depends on it."""
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "run", "w.toml") == 0
+    lines = capsys.readouterr().out.splitlines()[-4:]
+    assert [line.split()[:2] for line in lines] == [
+        [name, "done"] for name in ("simulate", "mask", "reconstruct", "postprocess")
+    ]
+    assert "results/reconstruct: fsc.tsv, half1.mrc, half2.mrc, map.mrc, ..." in lines[2]
+    sharpened = read_map(tmp_path / "results" / "postprocess" / "postprocessed.mrc")[0]
+    assert sharpened.shape == (24, 24, 24)
+    assert run(monkeypatch, "run", "w.toml") == 0
+    assert capsys.readouterr().out.count("up to date") == 4
+    workflow.write_text(STEPS + "bfactor = -50\n")
+    assert run(monkeypatch, "run", "w.toml", "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "reconstruct  up to date  results/reconstruct"
+    assert lines[3] == "postprocess  would run   bfactor: not given -> -50"
+
+
+def test_example_is_a_workflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every step and option in it exists; only its files do not."""
+    for name in ("ctf", "pick", "extract"):
+        pytest.importorskip(f"posterion.cli.{name}")
+    assert run(monkeypatch, "run", "--example") == 0
+    text = capsys.readouterr().out
+    (tmp_path / "w.toml").write_text(text)
+    (tmp_path / "micrographs").mkdir()
+    for name in ("micrographs/a.mrc", "reference.mrc"):
+        (tmp_path / name).write_bytes(b"")
+    assert run(monkeypatch, "run", tmp_path / "w.toml", "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["ctf", "pick", "extract", "refine", "postprocess"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("[mask]", "[msak]", "w.toml, line 13: step 'msak' is unknown, 'mask' may be meant; steps are "),
+        ("box = 24", "boxx = 24", "w.toml, line 8: step 'simulate' has no option 'boxx', 'box' may be me"),
+        (
+            'particles = "{simulate}/particles.star"\n',
+            "",
+            "line 16: step 'reconstruct' lacks the key 'partic",
+        ),
+    ],
+)
+def test_mistakes_end_in_one_sentence(
+    workflow: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    old: str,
+    new: str,
+    complaint: str,
+) -> None:
+    workflow.write_text(STEPS.replace(old, new))
+    assert run(monkeypatch, "run", workflow) == 2
+    shown = capsys.readouterr()
+    assert complaint in shown.err
+    assert shown.err.count("\n") == 1
+    assert not (workflow.parent / "results").exists()
+
+
+def test_a_step_that_fails(
+    workflow: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workflow.write_text(STEPS.replace('mask = "{mask}/mask.mrc"', 'mask = "{simulate}/particles.mrcs"'))
+    assert run(monkeypatch, "run", workflow) == 2
+    shown = capsys.readouterr()
+    assert "posterion: step 'postprocess': " in shown.err
+    assert shown.out.splitlines()[-1].split() == ["postprocess", "failed"]
+
+
+def test_no_file_given(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "run") == 2
+    assert "'posterion run --example > workflow.toml'" in capsys.readouterr().err
+
+
+def test_killed_and_run_again(workflow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGKILL as soon as the last step but one has begun: the first two are not run again."""
+    program = [sys.executable, "-c", "from posterion.cli import main; main()", "run", str(workflow)]
+    process = subprocess.Popen(
+        program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    results, until = workflow.parent / "results", time.monotonic() + 60
+    while not (results / "reconstruct" / "step.json").exists() and process.poll() is None:
+        assert time.monotonic() < until
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    made = (results / "simulate" / "particles.star").stat().st_mtime_ns
+    assert run(monkeypatch, "run", workflow) == 0
+    assert (results / "simulate" / "particles.star").stat().st_mtime_ns == made
+    assert (results / "postprocess" / "postprocessed.mrc").exists()
+    assert not list(results.glob("*.old"))
