@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,13 +11,23 @@ from numpy.typing import NDArray
 from posterion.inference.images import ImageBatch
 from posterion.inference.likelihood import cross_and_norm
 from posterion.inference.posterior import Support
-from posterion.inference.search import Candidates, LevelCount, Pruning, SearchPlan, margin_rule
+from posterion.inference.search import (
+    LOG_INVERSE_EPSILON,
+    Candidates,
+    LevelCount,
+    Pruning,
+    SearchPlan,
+    above_floor,
+    margin_rule,
+)
 from posterion.physics.fourier import Disc, disc
 from posterion.physics.projection import FourierVolume
 from posterion.physics.sampling import shift_children
 from posterion.physics.shifts import shifted
 
 __all__ = ["LevelImages", "children_of", "refine", "score", "survivors_divided"]
+
+_BLOCK_BYTES = 2**27
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,9 @@ class LevelImages:
         inside = batch.pixels.within(radius)
         power_i = batch.power_ip[:, inside].sum(axis=1, dtype=np.float64)
         pixels = disc(batch.pixels.box, radius)
-        return cls(pixels, batch.whitened_ip[:, inside], batch.ctf2_ip[:, inside], power_i)
+        # Indexing may leave pixels outermost; kernels walk them innermost.
+        whitened_ip = np.ascontiguousarray(batch.whitened_ip[:, inside])
+        return cls(pixels, whitened_ip, np.ascontiguousarray(batch.ctf2_ip[:, inside]), power_i)
 
 
 def refine(
@@ -66,11 +79,43 @@ def refine(
     prune : what survives a level; `within_margin` where None
     """
     candidates, prune = start, prune or margin_rule(plan)
-    while True:
-        support = score(batch, row, levels[candidates.level], volume, plan, candidates)
-        if candidates.level == len(plan.levels) - 1:
-            return support
-        candidates = survivors_divided(candidates, support.log_prob_rt, plan, prune)
+
+    def scored(some: Candidates) -> Support:
+        return score(batch, row, levels[some.level], volume, plan, some)
+
+    while candidates.level < len(plan.levels) - 1:
+        pieces = _in_blocks(candidates, levels[candidates.level].pixels)
+        log_prob_rt = np.concatenate([scored(piece).log_prob_rt for piece in pieces])
+        candidates = survivors_divided(candidates, log_prob_rt, plan, prune)
+    return _last_level(candidates, _in_blocks(candidates, levels[-1].pixels), scored)
+
+
+def _in_blocks(candidates: Candidates, pixels: Disc) -> list[Candidates]:
+    """Split candidates by rotations, so that the slices of a part fit into bounded memory."""
+    size = max(1, _BLOCK_BYTES // (8 * len(pixels) + 4 * len(candidates.shifts_px)))
+    starts = range(0, max(len(candidates.cell), 1), size)
+    return [replace(candidates, cell=candidates.cell[start : start + size]) for start in starts]
+
+
+def _last_level(
+    candidates: Candidates, pieces: list[Candidates], scored: Callable[[Candidates], Support]
+) -> Support:
+    """Score all candidates; where their slices do not fit, only those of the most probable are held."""
+    if len(pieces) == 1:
+        return scored(candidates)
+    floor, cells, tops_r = -np.inf, [], []
+    top_t = np.full(len(candidates.shifts_px), -np.inf, np.float32)
+    for piece in pieces:
+        log_prob_rt = scored(piece).log_prob_rt
+        floor = max(floor, float(log_prob_rt.max()) - LOG_INVERSE_EPSILON)
+        keep_r, _ = above_floor(log_prob_rt, floor)
+        cells.append(piece.cell[keep_r])
+        tops_r.append(log_prob_rt[keep_r].max(axis=1))
+        top_t = np.maximum(top_t, log_prob_rt.max(axis=0))
+    cell = np.concatenate(cells)[np.concatenate(tops_r) >= floor]
+    support = scored(replace(candidates, cell=cell, shifts_px=candidates.shifts_px[top_t >= floor]))
+    every = len(candidates.cell) * len(candidates.shifts_px)
+    return replace(support, counts=(*candidates.counts, LevelCount(every, support.log_prob_rt.size)))
 
 
 def survivors_divided(
@@ -128,7 +173,9 @@ def score(
     log_prob_rt += plan.prior.of_shifts(batch.shift0_px[row] + candidates.shifts_px, level.shift_step_px)
     last = LevelCount(log_prob_rt.size, log_prob_rt.size)
     counts = (*candidates.counts, last)
-    return Support(matrices, candidates.shifts_px, log_prob_rt, slices_rp, grid.step_deg, counts)
+    return Support(
+        matrices, candidates.shifts_px, log_prob_rt, slices_rp, grid.step_deg, counts, candidates.cell
+    )
 
 
 def children_of(candidates: Candidates, plan: SearchPlan) -> Candidates:

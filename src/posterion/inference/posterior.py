@@ -26,6 +26,7 @@ class Support:
     slices_rp : (R, P) complex64, the slices that were compared
     step_deg : angular step of the rotations
     counts : poses scored and kept at each level that led here, this one the last
+    cell : (R,) int64, numbers of the rotations in their grid; None where they are of no grid
     """
 
     matrices: NDArray[np.float64]
@@ -34,6 +35,7 @@ class Support:
     slices_rp: NDArray[np.complex64]
     step_deg: float
     counts: tuple[LevelCount, ...] = ()
+    cell: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)

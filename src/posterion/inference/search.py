@@ -15,6 +15,8 @@ from posterion.physics.sampling import RotationGrid
 from posterion.physics.symmetry import point_group_operators
 
 __all__ = [
+    "LOG_INVERSE_EPSILON",
+    "SEARCHES",
     "Candidates",
     "Kept",
     "Level",
@@ -22,10 +24,16 @@ __all__ = [
     "Pruning",
     "SearchPlan",
     "above_floor",
-    "band_of_order",
+    "band_of_order", "floor_of_level",
     "margin_rule",
     "within_margin",
 ]
+
+SEARCHES = ("auto", "exhaustive", "adaptive", "branch-and-bound")
+"""All poses of the last level; what is within a margin; what may still matter; the fastest of these."""
+
+LOG_INVERSE_EPSILON = float(np.log(1e5))
+"""A pose this many nats below the best is left out: beyond it lie 3e-4 of a normal posterior in five."""
 
 _BAND_FACTOR = 1.2
 
@@ -63,7 +71,9 @@ class SearchPlan:
     grid_offset : (3, 3) rotation of the whole grid
     prior : prior over poses
     score : log-probability from cross and norm terms
+    climb : Gauss-Newton from the best cells, or from the previous pose, instead of finer levels
     local_radius_deg : where not None, the first level holds only rotations within this of the previous pose
+    search : what survives a level, one of `SEARCHES`
     """
 
     levels: tuple[Level, ...]
@@ -74,7 +84,9 @@ class SearchPlan:
     grid_offset: NDArray[np.float64]
     prior: PosePrior
     score: Score = gaussian_log_prob
+    climb: bool = False
     local_radius_deg: float | None = None
+    search: str = "adaptive"
 
     def grid(self, level: int) -> RotationGrid:
         """Rotations of a level."""
@@ -151,10 +163,11 @@ def above_floor(log_prob_rt: NDArray[np.float32], floor: float, most: int | None
     Parameters
     ----------
     log_prob_rt : (R, T) float32
-    floor : least log-probability
+    floor : least log-probability; the best pose survives even below it
     most : at most so many rotations; all where None
     """
     best_r = log_prob_rt.max(axis=1)
+    floor = min(floor, float(best_r.max()))
     keep_r = np.flatnonzero(best_r >= floor)
     if most is not None and len(keep_r) > most:
         keep_r = np.sort(keep_r[np.argsort(-best_r[keep_r], kind="stable")[:most]])
@@ -174,9 +187,13 @@ def within_margin(log_prob_rt: NDArray[np.float32], plan: SearchPlan, level: int
     plan : gives the margin, the loss and the largest number of rotations
     level : index into the plan's levels
     """
-    best = float(log_prob_rt.max())
-    floor = best - max(plan.margin_nats, plan.levels[level].cell_loss * best)
+    floor = floor_of_level(float(log_prob_rt.max()), plan, level)
     return above_floor(log_prob_rt, floor, plan.max_rotations)
+
+
+def floor_of_level(best: float, plan: SearchPlan, level: int) -> float:
+    """Least log-probability with which a cell may still hold a pose within the margin of the best one."""
+    return best - max(plan.margin_nats, plan.levels[level].cell_loss * best)
 
 
 def margin_rule(plan: SearchPlan) -> Pruning:

@@ -1,0 +1,136 @@
+"""Branch and bound: what is pruned cannot matter."""
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from posterion.inference.adaptive import LevelImages, score, survivors_divided
+from posterion.inference.bounds import LargestRise, cell_radius_deg
+from posterion.inference.branch_and_bound import BranchAndBound
+from posterion.inference.priors import PosePrior
+from posterion.inference.search import LOG_INVERSE_EPSILON, Candidates, Level, SearchPlan
+from posterion.physics.sampling import shift_lattice
+
+RANDOM = runpy.run_path(str(Path(__file__).parents[1] / "references" / "random_problem.py"))
+
+
+def plan_of(levels: tuple[Level, ...]) -> SearchPlan:
+    return SearchPlan(
+        levels=levels,
+        shift_range_px=0.5,
+        margin_nats=15.0,
+        max_rotations=200,
+        point_group="C1",
+        grid_offset=np.eye(3),
+        prior=PosePrior.uniform(1.0),
+    )
+
+
+def poses_inside(
+    rng: np.random.Generator, plan: SearchPlan, level: int, cell: Any, shifts_px: Any
+) -> tuple[Any, Any]:
+    """One random pose within each of m cells."""
+    grid = plan.grid(level)
+    for _ in range(5):
+        cell = grid.children(cell).reshape(-1, 8)[np.arange(len(cell)), rng.integers(0, 8, len(cell))]
+        grid = grid.finer()
+    moved = rng.uniform(-0.5, 0.5, shifts_px.shape) * plan.levels[level].shift_step_px
+    return grid.matrices(cell), shifts_px + moved
+
+
+def check(seed: int, nats: float, width_px: float, levels: tuple[Level, ...]) -> float:
+    """Search, and score poses in what was pruned; the mean share of a level that was pruned."""
+    rng = np.random.default_rng(seed)
+    plan = RANDOM["random_plan"](rng, plan_of(levels))
+    volume = RANDOM["random_volume"](rng, plan.radius, width_px)
+    batch, truth, _ = RANDOM["random_batch"](rng, volume, nats, plan.prior)
+    images = [LevelImages.of(batch, level.radius) for level in levels]
+    (rule,) = BranchAndBound.of(volume, plan, "rigorous").rules(batch, images)
+    grid = plan.grid(0)
+    anywhere = rng.integers(0, grid.n_directions * grid.n_psi, 500)
+    cell = np.union1d(anywhere, grid.near(truth[0], 2 * grid.step_deg))
+    shifts_px = shift_lattice(plan.shift_range_px, levels[0].shift_step_px)
+    candidates = Candidates(0, cell, shifts_px)
+    pruned, share = [], []
+    while True:
+        scores = score(batch, 0, images[candidates.level], volume, plan, candidates).log_prob_rt
+        if candidates.level == len(levels) - 1:
+            break
+        keep_r, keep_t = rule(candidates, scores)
+        out = np.ones(scores.shape, bool)
+        out[np.ix_(keep_r, keep_t)] = False
+        share.append(out.mean())
+        r, t = np.nonzero(out)
+        near = np.argsort(-scores[r, t])[:200]  # the best of them: those that might be wrong
+        some = np.concatenate([np.repeat(near, 4), rng.integers(0, max(len(r), 1), min(len(r), 200))])
+        cell, shifts = candidates.cell[r[some]], candidates.shifts_px[t[some]]
+        pruned.append(poses_inside(rng, plan, candidates.level, cell, shifts))
+        candidates = survivors_divided(candidates, scores, plan, rule)
+    matrices, shifts_px = (np.concatenate(parts) for parts in zip(*pruned, strict=True))
+    if len(matrices):
+        reached = RANDOM["slow_scores"](batch, volume, plan, matrices, shifts_px)
+        assert reached.max() <= scores.max() - LOG_INVERSE_EPSILON
+    return float(np.mean(share))
+
+
+FINE = {
+    "two bands": (Level(5, 4, 0.125), Level(6, 5, 0.125)),
+    "three levels": (Level(4, 5, 0.25), Level(5, 5, 0.125), Level(6, 5, 0.125)),
+    "small cells": (Level(6, 5, 0.0625), Level(7, 5, 0.0625)),
+}
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**31),
+    log_nats=st.floats(1.0, 5.0),
+    width_px=st.floats(0.7, 2.5),
+    levels=st.sampled_from(sorted(FINE)),
+)
+def test_nothing_that_the_rigorous_bound_prunes_comes_near_the_best(
+    seed: int, log_nats: float, width_px: float, levels: str
+) -> None:
+    """Random volumes, CTFs, noise, priors: the best poses inside of pruned cells stay below the bound."""
+    check(seed, 10**log_nats, width_px, FINE[levels])
+
+
+def test_the_rigorous_bound_prunes_where_signal_is_strong_or_cells_are_small() -> None:
+    shares = [np.mean([check(s, 1e3, 1.5, FINE[name]) for s in range(4)]) for name in FINE]
+    assert min(shares) > 0.2
+    assert shares[-1] > 0.8
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**31),
+    noisy=st.booleans(),
+    width_px=st.floats(0.7, 2.5),
+    order=st.integers(2, 6),
+    band=st.integers(2, 5),
+)
+def test_no_pose_reaches_more_than_its_cell_may(
+    seed: int, noisy: bool, width_px: float, order: int, band: int
+) -> None:
+    """The true pose's log-likelihood in all bands, and those of centres around it in one.
+
+    Without noise the pixels beyond the band add exactly what the bound allows.
+    """
+    rng = np.random.default_rng(seed)
+    plan = RANDOM["random_plan"](rng, plan_of((Level(order, band, 0.25), Level(order + 1, 5, 0.125))))
+    volume = RANDOM["random_volume"](rng, plan.radius, width_px)
+    batch, truth, shift_px = RANDOM["random_batch"](rng, volume, 300.0, plan.prior, noisy)
+    target = RANDOM["slow_log_likelihood"](batch, volume, truth, shift_px, plan.radius)[0]
+    limits = LargestRise.of(volume).limits(batch, plan, 0)
+    beyond = target - RANDOM["slow_log_likelihood"](batch, volume, truth, shift_px, band)[0]
+    assert beyond <= limits.beyond_i[0] + 1e-3
+    assert noisy or beyond == pytest.approx(limits.beyond_i[0], rel=1e-4, abs=1e-3)
+    grid = plan.grid(0)
+    near = grid.near(truth[0], cell_radius_deg(order))
+    pixel = shift_px + rng.uniform(-0.125, 0.125, (len(near), 2))
+    centres = RANDOM["slow_log_likelihood"](batch, volume, grid.matrices(near), pixel, band)
+    assert limits.floor(0, target) <= centres.min()
