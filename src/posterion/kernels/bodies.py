@@ -19,6 +19,7 @@ __all__ = [
     "grid_position",
     "lerp",
     "product",
+    "shares",
     "split_position",
     "turn_about_view",
 ]
@@ -54,6 +55,13 @@ def split_position(x: Number) -> Pair:
 def product(a: Pair, b: Pair) -> Pair:
     """Multiply two complex numbers given as (real, imaginary)."""
     return a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]
+
+
+@register_jitable(**COMPILED)
+def shares(value: Number, t: Number) -> Pair:
+    """Divide a value between its lower and upper neighbour: the transpose of `lerp`."""
+    upper = t * value
+    return value - upper, upper
 
 
 @register_jitable(**COMPILED)

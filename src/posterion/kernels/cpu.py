@@ -1,18 +1,36 @@
 """Numba loops over pixels of central slices; they release the GIL, callers own the threads.
 
-Slices are walked row by row (constant ky). The volume is the ``x >= 0`` half of a Hermitian transform,
-``[z, y, x]`` with the origin at ``(centre, centre, 0)``; a sample with negative x is taken at ``-q``,
-conjugated.
+The volume is the ``x >= 0`` half of a Hermitian transform, ``[z, y, x]`` with the origin at
+``(centre, centre, 0)``; a sample with negative x is taken at ``-q``, conjugated.
 """
+
+from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from posterion.kernels.blocks import BLOCK, block_positions, block_values, pixel_tables
-from posterion.kernels.bodies import COMPILED, lerp, split_position
+from posterion.kernels.blocks import (
+    BLOCK,
+    Index,
+    Real,
+    Rows,
+    Strides,
+    block_positions,
+    block_values,
+    pixel_tables,
+)
+from posterion.kernels.bodies import COMPILED, bilinear, grid_position, lerp, shares, split_position
+from posterion.kernels.lanes import high, joined, load8, low, pair, store
 
 __all__ = ["gather_slices", "scatter_slices", "sum_rotated"]
+
+Segment = tuple[int, int]
+"""First and one past the last."""
+Line = tuple[float, float]
+"""Slope and intercept along a row."""
+Found = tuple[Index, Real, NDArray[np.int32]]
+"""Of a row's samples: index of the lower corner (n,); fractions and sign of x (4, n); z plane (n,)."""
 
 
 @njit(cache=True, **COMPILED)
@@ -20,7 +38,7 @@ def gather_slices(
     volume: NDArray[np.float32],
     centre: int,
     axes_r: NDArray[np.float32],
-    rows: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]],
+    rows: Rows,
     slices_rp: NDArray[np.float32],
 ) -> None:
     """Sample ``slices_rp = V(R_r^T (kx_p, ky_p, 0))`` trilinearly.
@@ -47,51 +65,95 @@ def gather_slices(
             block_values(flat, strides, base, where, count, out, 2 * start)
 
 
-@njit(inline="always")
-def _clip_range(
-    slope: np.float32, intercept: np.float32, low: np.float32, high: np.float32, first: int, last: int
-) -> tuple[int, int]:
-    """Narrow ``first <= k < last`` to ``low <= slope k + intercept < high``, a sample generous each side."""
+@njit(**COMPILED)
+def _clipped(line: Line, low: float, high: float, segment: Segment) -> Segment:
+    """Narrow ``first <= k < last`` to ``low <= line(k) < high``, a sample generous each side."""
+    slope, intercept = line
+    first, last = segment
     if abs(slope) < 1e-6:
-        if intercept < low - 1 or intercept > high + 1:
-            return first, first
-        return first, last
+        outside = intercept < low - 1 or intercept > high + 1
+        return first, first if outside else last
     a, b = (low - intercept) / slope, (high - intercept) / slope
-    if a > b:
+    return max(first, int(np.floor(min(a, b))) - 1), min(last, int(np.ceil(max(a, b))) + 2)
+
+
+@njit(**COMPILED)
+def _segments(x: Line, z: Line, low: float, high: float, row: Segment) -> tuple[Segment, Segment]:
+    """Find what of a row folds to ``low <= z < high`` with x >= 0: two segments, ascending and disjoint."""
+    none, far = np.float32(0.0), np.float32(1e9)
+    a = _clipped(z, low, high, _clipped(x, none, far, row))
+    b = _clipped((-z[0], -z[1]), low, high, _clipped((-x[0], -x[1]), none, far, row))
+    if b[0] < a[0]:
         a, b = b, a
-    return max(first, int(np.floor(a)) - 1), min(last, int(np.ceil(b)) + 2)
+    if b[0] >= b[1]:
+        return a, (0, 0)
+    if a[1] <= b[0]:
+        return a, b
+    return (a[0], max(a[1], b[1])), (0, 0)
 
 
-@njit(inline="always")
-def _add_to_plane(
-    flat: NDArray[np.float32],
-    corner: np.uint64,
-    stride_y: np.uint64,
-    shares: tuple[np.float32, np.float32, np.float32],
-    sample: tuple[np.float32, np.float32, np.float32],
+@njit(**COMPILED)
+def _row_positions(
+    axes: Real, ky: float, segment: Segment, offset: float, strides: Strides, found: Found
 ) -> None:
-    """Add a sample (re, im, weight) to the four neighbours in one z plane; shares are (wz, fy, fx)."""
-    wz, fy, fx = shares
-    re, im, weight = sample
-    for dy in range(2):
-        wy = wz * (fy if dy == 1 else np.float32(1.0) - fy)
-        at = corner + np.uint64(dy) * stride_y
-        w1 = wy * fx
-        w0 = wy - w1
-        flat[at] += w0 * re
-        flat[at + np.uint64(1)] += w0 * im
-        flat[at + np.uint64(2)] += w0 * weight
-        flat[at + np.uint64(4)] += w1 * re
-        flat[at + np.uint64(5)] += w1 * im
-        flat[at + np.uint64(6)] += w1 * weight
+    """Find where a row's pixels lie: index of the lower corner, fractions and sign of x, z plane."""
+    along_kx = (axes[0, 0], axes[0, 1], axes[0, 2])
+    along_ky = (axes[1, 0], axes[1, 1], axes[1, 2])
+    stride_y, stride_z = strides
+    base, where, plane = found
+    for j in range(segment[1] - segment[0]):
+        x, y, z = grid_position(np.float32(segment[0] + j), ky, along_kx, along_ky)
+        sign = np.float32(1.0) if x >= 0 else np.float32(-1.0)
+        ix, where[0, j] = split_position(x * sign)
+        iy, where[1, j] = split_position(y * sign + offset)
+        iz, where[2, j] = split_position(z * sign + offset)
+        where[3, j] = sign
+        plane[j] = iz
+        base[j] = np.uint64(iz) * stride_z + np.uint64(iy) * stride_y + np.uint64(ix) * np.uint64(4)
 
 
-@njit(nogil=True, cache=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy")
+@njit(**COMPILED)
+def _add(flat: Real, at: Any, value: Any) -> None:
+    """Add eight lanes to an array from an index on."""
+    store(flat, at, load8(flat, at) + value)
+
+
+@njit(**COMPILED)
+def _add_samples(
+    flat: Real, strides: Strides, planes: Segment, found: Found, samples: tuple[Real, Real], p: Segment
+) -> None:
+    """Add samples ``p[0] <= p < p[1]`` to those of their eight neighbours that lie on the planes.
+
+    Both neighbours along x, (re, im, weight, 0) each, are one vector of eight lanes.
+    """
+    stride_y, stride_z = strides
+    base, where, plane = found
+    values, weights = samples
+    for j in range(p[1] - p[0]):
+        i, iz = p[0] + j, plane[j]
+        weight = weights[i]
+        if weight == 0 or iz < planes[0] - 1 or iz >= planes[1]:
+            continue
+        sample = joined(pair(values[2 * i], values[2 * i + 1] * where[3, j]), pair(weight, np.float32(0.0)))
+        left, right = shares(sample, where[0, j])
+        near, far = shares(joined(left, right), where[1, j])
+        near_below, near_above = shares(near, where[2, j])
+        far_below, far_above = shares(far, where[2, j])
+        at = base[j]
+        if iz >= planes[0]:
+            _add(flat, at, near_below)
+            _add(flat, at + stride_y, far_below)
+        if iz + 1 < planes[1]:
+            _add(flat, at + stride_z, near_above)
+            _add(flat, at + stride_z + stride_y, far_above)
+
+
+@njit(cache=True, **COMPILED)
 def scatter_slices(
     volume: NDArray[np.float32],
     centre: int,
     axes_r: NDArray[np.float32],
-    rows: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]],
+    rows: Rows,
     values_rp: NDArray[np.float32],
     weights_rp: NDArray[np.float32],
     planes: tuple[int, int],
@@ -112,51 +174,24 @@ def scatter_slices(
     planes : first and one past the last z plane to write
     """
     row_ky, row_first_kx, row_start = rows
-    z_start, z_stop = planes
-    size_y, size_x = volume.shape[1], volume.shape[2]
-    stride_y = np.uint64(4 * size_x)
-    stride_z = np.uint64(4 * size_y * size_x)
-    flat = volume.reshape(-1)
-    offset = np.float32(centre)
-    low, high = np.float32(z_start - 1 - centre), np.float32(z_stop - centre)
-    one = np.float32(1.0)
-    for r in range(axes_r.shape[0]):
-        ax, ay, az = axes_r[r, 0, 0], axes_r[r, 0, 1], axes_r[r, 0, 2]
+    strides = np.uint64(4 * volume.shape[2]), np.uint64(4 * volume.shape[1] * volume.shape[2])
+    flat, offset = volume.reshape(-1), np.float32(centre)
+    low, high = np.float32(planes[0] - 1 - centre), np.float32(planes[1] - centre)
+    reach = row_ky[-1] + 1
+    found = np.empty(reach, np.uint64), np.empty((4, reach), np.float32), np.empty(reach, np.int32)
+    for r in range(len(axes_r)):
+        axes, samples = axes_r[r], (values_rp[r].reshape(-1), weights_rp[r])
         for row in range(len(row_ky)):
-            ky = np.float32(row_ky[row])
-            bx, by, bz = ky * axes_r[r, 1, 0], ky * axes_r[r, 1, 1], ky * axes_r[r, 1, 2]
-            kx_first = row_first_kx[row]
-            kx_last = kx_first + row_start[row + 1] - row_start[row]
-            p_offset = row_start[row] - kx_first
-            for side in range(2):
-                sign = one if side == 0 else -one
-                start, stop = _clip_range(sign * az, sign * bz, low, high, kx_first, kx_last)
-                start, stop = _clip_range(sign * ax, sign * bx, np.float32(0.0), np.float32(1e9), start, stop)
-                for k in range(start, stop):
-                    kx = np.float32(k)
-                    x = kx * ax + bx
-                    if (x >= 0) != (side == 0):
-                        continue
-                    z = (kx * az + bz) * sign + offset
-                    iz = np.int32(z)
-                    if iz < z_start - 1 or iz >= z_stop:
-                        continue
-                    p = p_offset + k
-                    weight = weights_rp[r, p]
-                    if weight == 0:
-                        continue
-                    ix, fx = split_position(x * sign)
-                    iy, fy = split_position((kx * ay + by) * sign + offset)
-                    fz = z - np.float32(iz)
-                    re, im = values_rp[r, p, 0], values_rp[r, p, 1] * sign
-                    corner = np.uint64(iz) * stride_z + np.uint64(iy) * stride_y + np.uint64(4 * ix)
-                    if iz >= z_start:
-                        _add_to_plane(flat, corner, stride_y, (one - fz, fy, fx), (re, im, weight))
-                    if iz + 1 < z_stop:
-                        _add_to_plane(flat, corner + stride_z, stride_y, (fz, fy, fx), (re, im, weight))
+            ky, start = np.float32(row_ky[row]), row_start[row] - row_first_kx[row]
+            x, z = (axes[0, 0], ky * axes[1, 0]), (axes[0, 2], ky * axes[1, 2])
+            whole = row_first_kx[row], row_start[row + 1] - start
+            for k in _segments(x, z, low, high, whole):
+                if k[0] < k[1]:
+                    _row_positions(axes, ky, k, offset, strides, found)
+                    _add_samples(flat, strides, planes, found, samples, (start + k[0], start + k[1]))
 
 
-@njit(nogil=True, cache=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy")
+@njit(cache=True, **COMPILED)
 def sum_rotated(
     volume: NDArray[np.float32],
     centre: int,
@@ -175,15 +210,20 @@ def sum_rotated(
     out : (D, D, W, 4) float32, overwritten inside the sphere on those planes
     """
     reach = np.float32((centre - 1) ** 2)
-    offset = np.float32(centre)
-    one = np.float32(1.0)
+    offset, one, four = np.float32(centre), np.float32(1.0), np.uint64(4)
+    stride_y, stride_z = (
+        four * np.uint64(volume.shape[2]),
+        four * np.uint64(volume.shape[1] * volume.shape[2]),
+    )
+    flat, flat_out = volume.reshape(-1), out.reshape(-1)
+    nothing = pair(np.float32(0.0), np.float32(0.0))
     for iz in range(planes[0], planes[1]):
         for iy in range(volume.shape[1]):
             for ix in range(volume.shape[2]):
                 qx, qy, qz = np.float32(ix), np.float32(iy - centre), np.float32(iz - centre)
                 if qx * qx + qy * qy + qz * qz > reach:
                     continue
-                re = im = weight = np.float32(0.0)
+                total = joined(nothing, nothing)
                 for g in range(operators.shape[0]):
                     s = operators[g]
                     x = s[0, 0] * qx + s[0, 1] * qy + s[0, 2] * qz
@@ -193,14 +233,20 @@ def sum_rotated(
                     jx, fx = split_position(x * sign)
                     jy, fy = split_position(y * sign + offset)
                     jz, fz = split_position(z * sign + offset)
-                    for dz in range(2):
-                        wz = fz if dz == 1 else one - fz
-                        for dy in range(2):
-                            wy = wz * (fy if dy == 1 else one - fy)
-                            low, high = volume[jz + dz, jy + dy, jx], volume[jz + dz, jy + dy, jx + 1]
-                            re += wy * lerp(low[0], high[0], fx)
-                            im += sign * wy * lerp(low[1], high[1], fx)
-                            weight += wy * lerp(low[2], high[2], fx)
-                out[iz, iy, ix, 0] = re
-                out[iz, iy, ix, 1] = im
-                out[iz, iy, ix, 2] = weight
+                    at = np.uint64(jz) * stride_z + np.uint64(jy) * stride_y + np.uint64(jx) * four
+                    above = at + stride_z
+                    along_x = bilinear(
+                        load8(flat, at),
+                        load8(flat, at + stride_y),
+                        load8(flat, above),
+                        load8(flat, above + stride_y),
+                        fy,
+                        fz,
+                    )
+                    value = lerp(low(along_x), high(along_x), fx)
+                    total = total + value * joined(pair(one, sign), pair(one, one))
+                store(
+                    flat_out,
+                    np.uint64(iz) * stride_z + np.uint64(iy) * stride_y + np.uint64(ix) * four,
+                    total,
+                )

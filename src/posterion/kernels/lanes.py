@@ -14,7 +14,7 @@ from numba.core import types
 from numba.core.datamodel.models import PrimitiveModel
 from numba.extending import intrinsic, overload, register_model
 
-__all__ = ["high", "joined", "load4", "low", "pair", "store"]
+__all__ = ["high", "joined", "load4", "load8", "low", "pair", "store"]
 
 _INDEX = ir.IntType(32)
 _instruction: Any = intrinsic
@@ -51,14 +51,21 @@ def _selected(builder: Any, a: Any, b: Any, which: list[int]) -> Any:
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INDEX, len(which)), which))
 
 
-@_instruction
-def load4(typing: Any, flat: Any, start: Any) -> Any:
-    """Load four elements of a flat float32 array."""
+def _loads(n: int) -> Any:
+    """Make the function that loads ``n`` elements of a flat float32 array from a start on."""
 
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_address(context, builder, signature, args, _llvm_type(4)), align=4)
+    @_instruction
+    def load(typing: Any, flat: Any, start: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.load(_address(context, builder, signature, args, _llvm_type(n)), align=4)
 
-    return Lanes(4)(flat, start), code
+        return Lanes(n)(flat, start), code
+
+    return load
+
+
+load4 = _loads(4)
+load8 = _loads(8)
 
 
 @_instruction
