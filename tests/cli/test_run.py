@@ -60,7 +60,7 @@ def test_images_to_a_sharpened_map(
     assert [line.split()[:2] for line in lines] == [
         [name, "done"] for name in ("simulate", "mask", "reconstruct", "postprocess")
     ]
-    assert "results/reconstruct: fsc.tsv, half1.mrc, half2.mrc, map.mrc, ..." in lines[2]
+    assert "results/reconstruct: half1.mrc, half2.mrc, map.mrc, map_unfiltered.mrc, ..." in lines[2]
     sharpened = read_map(tmp_path / "results" / "postprocess" / "postprocessed.mrc")[0]
     assert sharpened.shape == (24, 24, 24)
     assert run(monkeypatch, "run", "w.toml") == 0

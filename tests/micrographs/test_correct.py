@@ -79,8 +79,8 @@ def test_specimen_comes_back(shape: tuple[int, int]) -> None:
 
 def test_flipped_micrographs_and_their_star(star: Path, tmp_path: Path) -> None:
     made = correct_micrographs(micrograph_set([star]), tmp_path / "out", Correction("phase-flip"), threads=1)
-    assert made.failed == ()
-    assert [path.name for path in made.paths] == ["m0.mrc", "m1.mrc", "m2.mrc"]
+    assert made.failures == ()
+    assert [path.name for path in made.paths.values()] == ["m0.mrc", "m1.mrc", "m2.mrc"]
     optics, table = read_star(made.star_path)
     assert optics.integers("rlnCtfDataArePhaseFlipped").tolist() == [1]
     np.testing.assert_array_equal(table.floats("rlnDefocusU"), DEFOCUS)
@@ -112,9 +112,9 @@ def test_measured_snr_and_a_ctf_of_one(star: Path, tmp_path: Path) -> None:
 def test_bad_micrographs_are_named_and_the_others_go_on(star: Path, tmp_path: Path) -> None:
     (tmp_path / "m1.mrc").write_bytes((tmp_path / "m1.mrc").read_bytes()[:5000])
     made = correct_micrographs(micrograph_set([star]), tmp_path / "out", Correction("wiener", k=0.1))
-    assert [path.stem for path in made.paths] == ["m0", "m2"]
-    assert len(made.failed) == 1
-    assert "m1.mrc" in made.failed[0]
+    assert [(index, path.stem) for index, path in made.paths.items()] == [(0, "m0"), (2, "m2")]
+    assert [failure.name for failure in made.failures] == ["m1.mrc"]
+    assert "m1.mrc is truncated" in made.failures[0].reason
     assert len(read_star(made.star_path)[1]) == 2
     for number in (0, 2):
         (tmp_path / f"m{number}.mrc").unlink()
@@ -139,3 +139,15 @@ def test_the_source_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(PosterionError, match="is the micrograph to be corrected"):
         correct_micrographs(micrograph_set([star]), tmp_path, Correction("phase-flip"))
     assert (folder / "m0.mrc").read_bytes() == before
+
+
+def test_a_stopped_call_goes_on(star: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = correct_micrographs(micrograph_set([star]), out, Correction("wiener", k=0.1))
+    before = {path: path.stat().st_mtime_ns for path in first.paths.values()}
+    first.paths[1].unlink()
+    correct_micrographs(micrograph_set([star]), out, Correction("wiener", k=0.1))
+    after = {path: path.stat().st_mtime_ns for path in first.paths.values()}
+    assert [after[path] == before[path] for path in before] == [True, False, True]
+    correct_micrographs(micrograph_set([star]), out, Correction("wiener", k=0.2))
+    assert all(path.stat().st_mtime_ns > after[path] for path in after)

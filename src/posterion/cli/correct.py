@@ -1,6 +1,5 @@
 """The command ``posterion correct``."""
 
-import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -86,17 +85,13 @@ def _correct_micrographs(
     source: Path, output: Path, correction: Correction, supplement: Supplement, threads: int | None
 ) -> None:
     micrographs = micrograph_set([source], supplement)
-    with Progress("correction", len(micrographs), "micrographs") as progress:
-        made = correct_micrographs(micrographs, output, correction, threads, progress.advance)
-    before = dict(zip((path.stem for path in micrographs.paths), micrographs.paths, strict=True))
-    shown = made.paths[0]
-    original = read_micrograph(before.get(shown.stem, micrographs.paths[0])).values
-    pair = (shown.stem, original, correction.how, read_micrograph(shown).values)
-    pixel = micrographs.optics[0].pixel_size_angstrom
+    made = correct_micrographs(micrographs, output, correction, threads, Progress)
+    index, path = next(iter(made.paths.items()))
+    images = [read_micrograph(file).values for file in (micrographs.paths[index], path)]
+    pair = (path.stem, images[0], correction.how, images[1])
+    pixel = micrographs.optics_of(index).pixel_size_angstrom
     before_after_figure([pair], output / "correction.png", pixel, "Before and after")
     typer.echo(f"{made.star_path}: {len(made.paths)} micrographs, {correction.how}")
-    for sentence in made.failed:
-        logging.getLogger("posterion").warning("left out: %s", sentence)
-    if made.failed:
-        typer.echo(f"{len(made.failed)} of {len(micrographs)} micrographs were left out")
+    if made.failures:
+        typer.echo(f"{len(made.failures)} of {len(micrographs)} micrographs were left out")
         raise typer.Exit(1)

@@ -14,6 +14,7 @@ from posterion.workflow.execute import StepResult, run_workflow
 __all__ = ["run"]
 
 _SHOWN = 4
+_FIRST = (".star", ".mrc", ".mrcs", ".tsv")
 
 
 def run(
@@ -67,9 +68,8 @@ def _line(result: StepResult, dry_run: bool) -> str:
         return result.reason
     if dry_run or result.status in ("failed", "not reached"):
         return str(folder) if result.status == "up to date" else ""
-    names = [
-        name for name in result.outputs if "/" not in name and not name.endswith((".png", ".log", ".json"))
-    ]
+    named = [name for name in result.outputs if "/" not in name and name.endswith(_FIRST)]
+    names = sorted(named, key=lambda name: _FIRST.index(Path(name).suffix))
     shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
     spent = f"{format_duration(result.wall_seconds)} ({format_duration(result.cpu_seconds)} of CPU)"
     return f"{spent:<28}  {folder}: {shown or 'no files'}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -15,9 +17,9 @@ from posterion.data.mrc import write_map
 from posterion.data.table import Table, TextColumn
 from posterion.errors import PosterionError
 from posterion.mapping.correct import NO_CTF, Correction
-from posterion.micrographs.micrograph_set import MicrographCtf, MicrographSet, write_micrographs
+from posterion.micrographs.micrograph_set import MicrographSet, write_micrographs
 from posterion.micrographs.reading import read_micrograph
-from posterion.physics.ctf import contrast_transfer
+from posterion.micrographs.streaming import Failure, Job, StageProgress, file_state, output_stems, process_all
 from posterion.physics.ctf_correction import SnrMeasurement, SnrSpectrum, half_spectrum_frequencies
 
 __all__ = ["CorrectedMicrographs", "correct_micrograph", "correct_micrographs"]
@@ -38,14 +40,14 @@ class CorrectedMicrographs:
 
     Attributes
     ----------
-    paths : corrected micrographs
+    paths : corrected micrographs, by index in the set
     star_path : micrographs.star, which lists them
-    failed : why others were left out, one sentence each
+    failures : those that were left out, and why
     """
 
-    paths: tuple[Path, ...]
+    paths: Mapping[int, Path]
     star_path: Path
-    failed: tuple[str, ...]
+    failures: tuple[Failure, ...]
 
 
 def correct_micrographs(
@@ -53,57 +55,70 @@ def correct_micrographs(
     output: str | Path,
     correction: Correction,
     threads: int | None = None,
-    observer: Callable[[int], None] | None = None,
+    progress: StageProgress | None = None,
 ) -> CorrectedMicrographs:
     """Undo the CTF of whole micrographs and write them with a micrographs.star that says so.
 
     Phase-flipped ones carry ``rlnCtfDataArePhaseFlipped 1`` in their optics groups; of Wiener-filtered ones
     the columns describe a CTF of 1 (defocus 0, Cs 0, amplitude contrast 1). One that cannot be read is left
-    out and named. A spectral SNR that is not given is measured on up to 30 of them together.
+    out and named. A spectral SNR that is not given is measured on up to 30 of them together. The same call
+    goes on where a stopped one was.
 
     Parameters
     ----------
     micrographs : with a CTF
     output : folder; gets micrographs/NAME.mrc, micrographs.star and, with a spectrum, snr.tsv
     correction : how
-    threads : None: all cores
-    observer : called with 1 after each micrograph
+    threads : micrographs at a time; all cores where None
+    progress : shows how far it is
 
     Raises
     ------
     PosterionError
         When there is no CTF, they are flipped already, or none can be corrected.
     """
-    folder, ctf = Path(output), _ctf_of(micrographs)
+    folder = Path(output)
+    _require_ctf(micrographs)
     if correction.how == "phase-flip":
         _refuse_flipped(micrographs)
-    failures: dict[int, str] = {}
-    with Workers(threads) as workers:
-        if correction.needs_snr:
-            correction = replace(correction, snr=_measure_snr(micrographs, ctf, workers))
+    if correction.needs_snr:
+        with Workers(threads) as workers:
+            correction = replace(correction, snr=_measure_snr(micrographs, workers))
+    jobs = [
+        _job(micrographs, index, stem, folder, correction)
+        for index, stem in enumerate(output_stems(micrographs))
+    ]
 
-        def work(index: int) -> tuple[int, Path | None]:
-            path = folder / "micrographs" / f"{_stem(micrographs, index)}.mrc"
-            try:
-                return index, _correct_file(micrographs, ctf, index, correction, path)
-            except PosterionError as error:
-                failures[index] = str(error)
-                return index, None
+    def work(index: int) -> dict[str, Any]:
+        _correct_file(micrographs, index, correction, jobs[index].products[0])
+        return {}
 
-        made: dict[int, Path] = {}
-        for index, path in workers.map_ordered(work, range(len(micrographs))):
-            if path is not None:
-                made[index] = path
-            if observer is not None:
-                observer(1)
-    failed = tuple(failures[index] for index in sorted(failures))
-    if not made:
-        raise PosterionError(f"none of {len(micrographs)} micrographs can be corrected; {failed[0]}")
+    outcome = process_all(jobs, work, stage="correction", progress=progress, threads=threads)
+    done = [index for index, record in enumerate(outcome.records) if record is not None]
+    if not done:
+        raise PosterionError(
+            f"none of {len(micrographs)} micrographs can be corrected; {outcome.failures[0].reason}"
+        )
     if correction.snr is not None:
         correction.snr.write(folder / "snr.tsv")
-    star = folder / "micrographs.star"
-    _write_star(star, micrographs, made, correction.how)
-    return CorrectedMicrographs(tuple(made.values()), star, failed)
+    made = {index: jobs[index].products[0] for index in done}
+    _write_star(folder / "micrographs.star", micrographs, made, correction.how)
+    return CorrectedMicrographs(made, folder / "micrographs.star", outcome.failures)
+
+
+def _job(micrographs: MicrographSet, index: int, stem: str, folder: Path, correction: Correction) -> Job:
+    """Say all that a corrected micrograph depends on."""
+    ctf = micrographs.ctf
+    settings = {
+        "how": correction.how,
+        "k": correction.k,
+        "snr": None if correction.snr is None else correction.snr.snr_s.tolist(),
+        "file": file_state(micrographs.paths[index]),
+        "optics": asdict(micrographs.optics_of(index)),
+        "ctf": None if ctf is None else [float(column[index]) for column in vars(ctf).values()],
+    }
+    path = folder / "micrographs" / f"{stem}.mrc"
+    return Job(micrographs.names[index], settings, folder / "records" / f"{stem}.json", (path,))
 
 
 def correct_micrograph(
@@ -139,67 +154,34 @@ def correct_micrograph(
     return np.asarray(scipy.fft.irfft2(spectrum, s=values.shape) + mean, np.float32)
 
 
-def _ctf_of(micrographs: MicrographSet) -> MicrographCtf:
+def _require_ctf(micrographs: MicrographSet) -> None:
     if micrographs.ctf is None:
         source = micrographs.table.path if micrographs.table is not None else micrographs.names[0]
         raise PosterionError(
             f"{source}: the CTF of the micrographs is unknown (no rlnDefocusU); run 'posterion ctf' on them "
             "and give its micrographs.star"
         )
-    return micrographs.ctf
 
 
 def _refuse_flipped(micrographs: MicrographSet) -> None:
-    optics = micrographs.optics_table
-    if optics is not None and _PHASE_FLIPPED in optics.columns and optics.floats(_PHASE_FLIPPED).any():
+    if any(group.phase_flipped for group in micrographs.optics):
+        source = micrographs.table.path if micrographs.table is not None else micrographs.names[0]
         raise PosterionError(
-            f"{optics.path}: the micrographs are phase flipped already ({_PHASE_FLIPPED} in data_optics)"
+            f"{source}: the micrographs are phase flipped already ({_PHASE_FLIPPED} in data_optics)"
         )
 
 
-def _stem(micrographs: MicrographSet, index: int) -> str:
-    """Name of the new file; numbered where several have the same."""
-    stems = [path.name.split(".mrc")[0].rsplit(".", 1)[0] for path in micrographs.paths[: index + 1]]
-    before = stems[:-1].count(stems[-1])
-    return stems[-1] if not before else f"{stems[-1]}_{before + 1}"
-
-
-def _ctf_function(
-    micrographs: MicrographSet, ctf: MicrographCtf, index: int
-) -> Callable[[NDArray[np.float64], NDArray[np.float64]], Image]:
-    optics = micrographs.optics_of(index)
-
-    def ctf_at(fx: NDArray[np.float64], fy: NDArray[np.float64]) -> Image:
-        values = contrast_transfer(
-            fx,
-            fy,
-            ctf.defocus_u_angstrom_i[index],
-            ctf.defocus_v_angstrom_i[index],
-            ctf.defocus_angle_deg_i[index],
-            voltage_kv=optics.voltage_kv,
-            spherical_aberration_mm=optics.spherical_aberration_mm,
-            amplitude_contrast=optics.amplitude_contrast,
-            phase_shift_deg=ctf.phase_shift_deg_i[index],
-        )[0]
-        return np.asarray(np.abs(values)) if optics.phase_flipped else values
-
-    return ctf_at
-
-
-def _correct_file(
-    micrographs: MicrographSet, ctf: MicrographCtf, index: int, correction: Correction, path: Path
-) -> Path:
+def _correct_file(micrographs: MicrographSet, index: int, correction: Correction, path: Path) -> None:
     source = micrographs.paths[index]
-    if path.exists() and path.samefile(source):
+    if path.exists() and source.exists() and path.samefile(source):
         raise PosterionError(f"{path} is the micrograph to be corrected; choose another folder with -o")
     pixel_size = micrographs.optics_of(index).pixel_size_angstrom
     values = read_micrograph(source).values
-    made = correct_micrograph(values, pixel_size, _ctf_function(micrographs, ctf, index), correction)
+    made = correct_micrograph(values, pixel_size, partial(micrographs.ctf_at, index), correction)
     write_map(path, made[None], pixel_size)
-    return path
 
 
-def _measure_snr(micrographs: MicrographSet, ctf: MicrographCtf, workers: Workers) -> SnrSpectrum:
+def _measure_snr(micrographs: MicrographSet, workers: Workers) -> SnrSpectrum:
     """Spectral SNR of micrographs from tiles under a Hann window, each micrograph scaled to variance 1."""
     finest = min(micrographs.optics_of(index).pixel_size_angstrom for index in range(len(micrographs)))
     total = SnrMeasurement(_SHELLS, 0.5 / finest, _INDEPENDENT)
@@ -213,7 +195,7 @@ def _measure_snr(micrographs: MicrographSet, ctf: MicrographCtf, workers: Worker
         n = min(_TILE_PX, *values.shape)
         window = np.hanning(n + 2)[1:-1].astype(np.float32)
         fx, fy = half_spectrum_frequencies((n, n), micrographs.optics_of(index).pixel_size_angstrom)
-        tile_ctf = _ctf_function(micrographs, ctf, index)(fx, fy)[None]
+        tile_ctf = micrographs.ctf_at(index, fx, fy)[None]
         for tile in _tiles((values - values.mean()) / values.std(), n):
             part.add(((tile - tile.mean()) * np.outer(window, window))[None], tile_ctf, np.hypot(fx, fy))
         return part.sums

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from posterion.data.star import read_star, write_star
 from posterion.data.table import Table, TextColumn
 from posterion.errors import PosterionError
 from posterion.micrographs.reading import SUFFIXES
+from posterion.physics.ctf import contrast_transfer
 
 __all__ = [
     "MicrographCtf",
@@ -42,6 +43,7 @@ _OPTICS = {
     "rlnAmplitudeContrast": ("amplitude_contrast", 0.1),
 }
 _DETECTOR = ("rlnDetectorPixelSize", "rlnMagnification")
+_PHASE_FLIPPED = "rlnCtfDataArePhaseFlipped"
 _NUMBERED = ("rlnOpticsGroup", "rlnOpticsGroupName")
 
 
@@ -83,6 +85,26 @@ class MicrographSet:
     def optics_of(self, index: int) -> OpticsGroup:
         """Optics of one micrograph."""
         return self.optics[int(self.optics_index_i[index])]
+
+    def ctf_at(
+        self, index: int, frequency_x: NDArray[np.float64], frequency_y: NDArray[np.float64]
+    ) -> NDArray[np.float32]:
+        """CTF (p,) of one micrograph at frequencies (p,), 1/Angstrom; its absolute value if phase flipped."""
+        if self.ctf is None:
+            raise ValueError("these micrographs have no CTF")
+        optics = self.optics_of(index)
+        values = contrast_transfer(
+            frequency_x,
+            frequency_y,
+            self.ctf.defocus_u_angstrom_i[index],
+            self.ctf.defocus_v_angstrom_i[index],
+            self.ctf.defocus_angle_deg_i[index],
+            voltage_kv=optics.voltage_kv,
+            spherical_aberration_mm=optics.spherical_aberration_mm,
+            amplitude_contrast=optics.amplitude_contrast,
+            phase_shift_deg=self.ctf.phase_shift_deg_i[index],
+        )[0]
+        return np.asarray(np.abs(values)) if optics.phase_flipped else values
 
 
 def micrograph_set(sources: Sequence[str | Path], supplement: Supplement | None = None) -> MicrographSet:
@@ -234,7 +256,8 @@ def _group_of_row(table: Table, row: int, first_path: Path, given: Supplement) -
             f"{table.path}: the pixel size of optics group '{names[code_i[row]]}' is unknown "
             f"({_PIXEL_COLUMNS[0]} is missing); give --pixel-size in Angstrom"
         )
-    return _group(names[code_i[row]], pixel_size, values, given)
+    flipped = _PHASE_FLIPPED in table.columns and bool(table.floats(_PHASE_FLIPPED)[row])
+    return replace(_group(names[code_i[row]], pixel_size, values, given), phase_flipped=flipped)
 
 
 def _ctf(table: Table) -> MicrographCtf | None:

@@ -21,7 +21,7 @@ _MOST_CLASSES = 8
 def before_after_figure(
     pairs: Sequence[tuple[str, Image, str, Image]], path: str | Path, pixel_size_angstrom: float, title: str
 ) -> None:
-    """Draw pairs of images in columns, each before it was changed above what became of it.
+    """Draw pairs of images in columns, each before it was changed above what became of it; one side by side.
 
     Parameters
     ----------
@@ -30,9 +30,13 @@ def before_after_figure(
     pixel_size_angstrom : for the scale bar
     title : above all
     """
-    figure = Figure(figsize=(2.6 * max(len(pairs), 2), 6.0), layout="constrained")
+    if len(pairs) == 1:  # side by side
+        figure = Figure(figsize=(9.6, 5.2), layout="constrained")
+        axes = figure.subplots(1, 2).reshape(2, 1)
+    else:
+        figure = Figure(figsize=(2.6 * len(pairs), 6.0), layout="constrained")
+        axes = figure.subplots(2, len(pairs))
     figure.suptitle(title, fontsize=11)
-    axes = figure.subplots(2, len(pairs), squeeze=False)
     for column, (label_before, before, label_after, after) in enumerate(pairs):
         draw_image(axes[0, column], before, label_before)
         draw_image(axes[1, column], after, label_after)
