@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from posterion.kernels.bodies import COMPILED, bilinear, bilinear_slopes, grid_position, lerp, split_position
+from posterion.kernels.bodies import COMPILED, bilinear, bilinear_slopes, lerp, locate
 from posterion.kernels.lanes import high, joined, load4, low, pair, store
 
 __all__ = ["BLOCK", "block_gradients", "block_positions", "block_values", "pixel_tables"]
@@ -46,11 +46,9 @@ def block_positions(
     along_ky = (axes[1, 0], axes[1, 1], axes[1, 2])
     stride_y, stride_z = strides
     for j in range(BLOCK):
-        x, y, z = grid_position(k_p[0, start + j], k_p[1, start + j], along_kx, along_ky)
-        sign = np.float32(1.0) if x >= 0 else np.float32(-1.0)
-        ix, where[0, j] = split_position(x * sign)
-        iy, where[1, j] = split_position(y * sign + offset)
-        iz, where[2, j] = split_position(z * sign + offset)
+        k = k_p[0, start + j], k_p[1, start + j]
+        (ix, iy, iz), fractions, sign = locate(k, along_kx, along_ky, offset)
+        where[0, j], where[1, j], where[2, j] = fractions
         where[3, j] = sign
         base[j] = np.uint64(iz) * stride_z + np.uint64(iy) * stride_y + np.uint64(ix) * np.uint64(2)
 

@@ -16,8 +16,9 @@ __all__ = [
     "bilinear",
     "bilinear_slopes",
     "directional",
-    "grid_position",
+    "fold",
     "lerp",
+    "locate",
     "product",
     "shares",
     "split_position",
@@ -65,14 +66,6 @@ def shares(value: Number, t: Number) -> Pair:
 
 
 @register_jitable(**COMPILED)
-def grid_position(kx: Number, ky: Number, along_kx: Triple, along_ky: Triple) -> Triple:
-    """Say where pixel (kx, ky) of a slice lies in the volume, (x, y, z) from the origin."""
-    ax, ay, az = along_kx
-    bx, by, bz = along_ky
-    return kx * ax + ky * bx, kx * ay + ky * by, kx * az + ky * bz
-
-
-@register_jitable(**COMPILED)
 def bilinear(v00: Number, v10: Number, v01: Number, v11: Number, fy: Number, fz: Number) -> Number:
     """Interpolate along y, then z, between the neighbours ``v_(upper along y)(upper along z)``."""
     return lerp(lerp(v00, v10, fy), lerp(v01, v11, fy), fz)
@@ -85,6 +78,29 @@ def bilinear_slopes(v00: Number, v10: Number, v01: Number, v11: Number, fy: Numb
     value0, value1 = v00 + fy * slope0, v01 + fy * slope1
     along_z = value1 - value0
     return value0 + fz * along_z, lerp(slope0, slope1, fz), along_z
+
+
+@register_jitable(**COMPILED)
+def fold(x: Number, y: Number, z: Number, origin: Number) -> tuple[Triple, Triple, Number]:
+    """Find a position of a volume in its half ``x >= 0``, at -q if need be.
+
+    Returns the lower of its neighbours, the fractions of the way to the upper ones, both (x, y, z), and the
+    sign of x before folding. ``origin`` is the index of the zero frequency along y and z.
+    """
+    sign = np.float32(1.0) if x >= 0 else np.float32(-1.0)
+    ix, fx = split_position(x * sign)
+    iy, fy = split_position(y * sign + origin)
+    iz, fz = split_position(z * sign + origin)
+    return (ix, iy, iz), (fx, fy, fz), sign
+
+
+@register_jitable(**COMPILED)
+def locate(k: Pair, along_kx: Triple, along_ky: Triple, origin: Number) -> tuple[Triple, Triple, Number]:
+    """Find pixel k of a slice in the volume: `fold` of ``kx along_kx + ky along_ky``."""
+    kx, ky = k
+    ax, ay, az = along_kx
+    bx, by, bz = along_ky
+    return fold(kx * ax + ky * bx, kx * ay + ky * by, kx * az + ky * bz, origin)
 
 
 @register_jitable(**COMPILED)

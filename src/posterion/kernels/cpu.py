@@ -20,7 +20,7 @@ from posterion.kernels.blocks import (
     block_values,
     pixel_tables,
 )
-from posterion.kernels.bodies import COMPILED, bilinear, grid_position, lerp, shares, split_position
+from posterion.kernels.bodies import COMPILED, bilinear, fold, lerp, locate, shares
 from posterion.kernels.lanes import high, joined, load8, low, pair, store
 
 __all__ = ["gather_slices", "scatter_slices", "sum_rotated"]
@@ -102,11 +102,8 @@ def _row_positions(
     stride_y, stride_z = strides
     base, where, plane = found
     for j in range(segment[1] - segment[0]):
-        x, y, z = grid_position(np.float32(segment[0] + j), ky, along_kx, along_ky)
-        sign = np.float32(1.0) if x >= 0 else np.float32(-1.0)
-        ix, where[0, j] = split_position(x * sign)
-        iy, where[1, j] = split_position(y * sign + offset)
-        iz, where[2, j] = split_position(z * sign + offset)
+        (ix, iy, iz), fractions, sign = locate((np.float32(segment[0] + j), ky), along_kx, along_ky, offset)
+        where[0, j], where[1, j], where[2, j] = fractions
         where[3, j] = sign
         plane[j] = iz
         base[j] = np.uint64(iz) * stride_z + np.uint64(iy) * stride_y + np.uint64(ix) * np.uint64(4)
@@ -229,10 +226,7 @@ def sum_rotated(
                     x = s[0, 0] * qx + s[0, 1] * qy + s[0, 2] * qz
                     y = s[1, 0] * qx + s[1, 1] * qy + s[1, 2] * qz
                     z = s[2, 0] * qx + s[2, 1] * qy + s[2, 2] * qz
-                    sign = one if x >= 0 else -one
-                    jx, fx = split_position(x * sign)
-                    jy, fy = split_position(y * sign + offset)
-                    jz, fz = split_position(z * sign + offset)
+                    (jx, jy, jz), (fx, fy, fz), sign = fold(x, y, z, offset)
                     at = np.uint64(jz) * stride_z + np.uint64(jy) * stride_y + np.uint64(jx) * four
                     above = at + stride_z
                     along_x = bilinear(
