@@ -15,8 +15,9 @@ from posterion.data.atomic import write_text
 from posterion.data.mrc import read_map
 from posterion.data.particles import Supplement
 from posterion.data.star import write_star
-from posterion.data.table import Table, TextColumn
+from posterion.data.table import TextColumn
 from posterion.errors import PosterionError
+from posterion.micrographs.coordinate_set import join_coordinates
 from posterion.micrographs.coordinates import (
     SUFFIX,
     Coordinates,
@@ -45,7 +46,6 @@ from posterion.micrographs.templates import (
     class_templates,
     map_templates,
 )
-from posterion.physics.ctf import contrast_transfer
 from posterion.physics.sources import read_source
 
 __all__ = ["PickResult", "Template", "pick", "read_templates"]
@@ -232,24 +232,11 @@ def _ctf_values(source: MicrographSet, index: int) -> list[float] | None:
 
 def _ctf_of(source: MicrographSet, index: int) -> CtfFunction | None:
     """CTF of a micrograph as a function of frequency; None where it is not known."""
-    values, optics = _ctf_values(source, index), source.optics_of(index)
-    if values is None:
+    if source.ctf is None:
         return None
-    u, v, angle, phase = values
 
     def ctf(fx: Any, fy: Any) -> Any:
-        flat = contrast_transfer(
-            fx.ravel(),
-            fy.ravel(),
-            u,
-            v,
-            angle,
-            voltage_kv=optics.voltage_kv,
-            spherical_aberration_mm=optics.spherical_aberration_mm,
-            amplitude_contrast=optics.amplitude_contrast,
-            phase_shift_deg=phase,
-        )
-        return flat[0].reshape(fx.shape)
+        return source.ctf_at(index, fx.ravel(), fy.ravel()).reshape(fx.shape)
 
     return ctf
 
@@ -304,23 +291,5 @@ def _finished(folder: Path, source: MicrographSet, jobs: Sequence[Job], outcome:
 
 def _write_all(path: Path, source: MicrographSet, done: Sequence[int], files: Sequence[Path]) -> None:
     """Particles of all micrographs in one table, each with its micrograph's columns (CTF, ...)."""
-    parts = [read_coordinates(file) for file in files]
-    rows = np.repeat(np.arange(len(done)), [len(part) for part in parts])
-    chosen = np.array(done, np.int64)[rows]
-    x, y = (np.concatenate([getattr(part, axis) for part in parts]) for axis in ("x_px_i", "y_px_i"))
-    columns = {
-        "rlnCoordinateX": TextColumn.of([f"{value:.3f}" for value in x]),
-        "rlnCoordinateY": TextColumn.of([f"{value:.3f}" for value in y]),
-    }
-    for name in parts[0].columns:
-        texts = [part.columns[name].text().astype(str).tolist() for part in parts]
-        columns[name] = TextColumn.of([value for text in texts for value in text])
-    columns["rlnMicrographName"] = TextColumn.of([source.names[i] for i in chosen.tolist()])
-    columns["rlnOpticsGroup"] = TextColumn.of(
-        [str(int(source.optics_index_i[i]) + 1) for i in chosen.tolist()]
-    )
-    if source.table is not None:
-        kept = source.table[chosen].columns
-        columns |= {name: column for name, column in kept.items() if name not in columns}
-    table = Table("particles", columns, np.arange(len(rows), dtype=np.int64))
+    table = join_coordinates(source, done, [read_coordinates(file) for file in files])
     write_star(path, [optics_as_table(source), table])

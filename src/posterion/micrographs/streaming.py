@@ -22,6 +22,7 @@ __all__ = [
     "StageProgress",
     "claim_folder",
     "file_state",
+    "micrograph_stem",
     "output_stems",
     "process_all",
 ]
@@ -116,6 +117,14 @@ def claim_folder(folder: Path, command: str) -> None:
         )
 
 
+def micrograph_stem(path: Path) -> str:
+    """Name of a micrograph without folder and endings: ``a_01`` of ``Micrographs/a_01.mrc.gz``."""
+    stem = path.name
+    while Path(stem).suffix.lower() in _ENDINGS:
+        stem = Path(stem).stem
+    return stem
+
+
 def output_stems(micrographs: MicrographSet) -> list[str]:
     """Names for the files of each micrograph: its own without folder and endings.
 
@@ -126,9 +135,7 @@ def output_stems(micrographs: MicrographSet) -> list[str]:
     """
     stems: dict[str, str] = {}
     for name, path in zip(micrographs.names, micrographs.paths, strict=True):
-        stem = path.name
-        while Path(stem).suffix.lower() in _ENDINGS:
-            stem = Path(stem).stem
+        stem = micrograph_stem(path)
         if stem in stems:
             raise PosterionError(
                 f"{stems[stem]} and {name} would both be written as {stem}; use two output folders"
