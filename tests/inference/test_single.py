@@ -80,3 +80,22 @@ def test_one_particle_and_its_box(problem: Any, volume: FourierVolume) -> None:
         posterior(problem.particles, volume)
     with pytest.raises(PosterionError, match="box"):
         posterior(problem.particles[0], FourierVolume.from_map(np.ones((24, 24, 24), np.float32)))
+
+
+@pytest.mark.parametrize("search", ["adaptive", "branch-and-bound", "auto"])
+def test_every_search_finds_the_same_posterior(problem: Any, volume: FourierVolume, search: str) -> None:
+    """Total variation and evidence: 1e-3 covers what lies beyond log(1/epsilon) and float32 sums."""
+    options = {"order": 3, "shift_range_px": 2.0}
+    for i in (0, 3, 5):
+        complete = posterior(problem.particles[i], volume, **options)
+        found = posterior(problem.particles[i], volume, search=search, **options)
+        assert found.log_evidence == pytest.approx(complete.log_evidence, abs=1e-3)
+        distance = 0.5 * np.abs(found.weight_dqt - complete.weight_dqt).sum(dtype=float)
+        assert distance < 1e-3
+        np.testing.assert_array_equal(found.shifts_px, complete.shifts_px)
+        assert np.count_nonzero(found.weight_dqt) < 0.05 * found.weight_dqt.size
+
+
+def test_an_unknown_search_is_refused(problem: Any, volume: FourierVolume) -> None:
+    with pytest.raises(PosterionError, match="search 'fast' is unknown; choose one of auto, exhaustive"):
+        posterior(problem.particles[0], volume, search="fast")

@@ -25,6 +25,7 @@ problems = st.fixed_dictionaries(
         ),
         "shift_range_px": st.floats(0.5, 20),
         "group_order": st.sampled_from([1, 2, 24, 60]),
+        "small_cells": st.booleans(),
     }
 )
 
@@ -99,3 +100,13 @@ def test_high_symmetry_affords_a_finer_shared_grid() -> None:
         search_levels(60, 200, 150.0, SearchState(fineness=2.0), 5.0, order)[0].order for order in (1, 24)
     )
     assert octahedral > plain
+
+
+def test_small_cells_compare_half_the_band_from_a_finer_grid() -> None:
+    usual, small = (
+        search_levels(40, 128, 107.0, SearchState(fineness=2.0), 3.0, 1, choice) for choice in (False, True)
+    )
+    assert [level.order for level in usual] == [2, 3, 4, 5]
+    assert [level.order for level in small] == [3, 4, 5]
+    bands = {level.order: level.radius for level in usual}
+    assert [level.radius for level in small] == [bands[3] // 2, 21, 40]

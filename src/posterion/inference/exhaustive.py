@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from posterion.inference.adaptive import survivors_divided
+from posterion.inference.adaptive import children_of, survivors_divided
 from posterion.inference.images import ImageBatch
 from posterion.inference.posterior import Support
 from posterion.inference.search import Candidates, LevelCount, Pruning, SearchPlan, margin_rule
@@ -17,7 +17,7 @@ from posterion.physics.projection import FourierVolume
 from posterion.physics.sampling import shift_lattice
 from posterion.physics.shifts import shift_phases
 
-__all__ = ["SharedGrid", "dense_candidates", "dense_log_prob", "dense_supports"]
+__all__ = ["SharedGrid", "complete_candidates", "dense_candidates", "dense_log_prob", "dense_supports"]
 
 
 @dataclass(frozen=True)
@@ -130,3 +130,29 @@ def dense_supports(batch: ImageBatch, grid: SharedGrid, plan: SearchPlan) -> lis
         )
         for scores in log_prob_itr
     ]
+
+
+def complete_candidates(
+    plan: SearchPlan, matrix: NDArray[np.float64] | None = None, shift_px: NDArray[np.float64] | None = None
+) -> Candidates:
+    """List every pose of the last level, for the price of which the other searches were invented.
+
+    Shifts are those that dividing the first level's reaches.
+
+    Parameters
+    ----------
+    plan : search plan
+    matrix : (3, 3) previous rotation, where the plan is a local one: only rotations near it
+    shift_px : (2,) centre of the shifts; zero where None
+    """
+    last = len(plan.levels) - 1
+    nowhere = np.zeros(0, np.int64)
+    shifts = Candidates(0, nowhere, shift_lattice(plan.shift_range_px, plan.levels[0].shift_step_px))
+    for _ in range(last):
+        shifts = children_of(shifts, plan)
+    grid = plan.grid(last)
+    if plan.local_radius_deg is None or matrix is None:
+        cell = grid.all_cells(plan.point_group)
+    else:
+        cell = grid.near(matrix, plan.local_radius_deg)
+    return Candidates(last, cell, shifts.shifts_px + (0 if shift_px is None else shift_px))

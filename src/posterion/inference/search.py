@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from posterion.errors import PosterionError
 from posterion.inference.likelihood import Score, gaussian_log_prob
 from posterion.inference.priors import PosePrior
 from posterion.physics.sampling import RotationGrid
@@ -24,8 +25,11 @@ __all__ = [
     "Pruning",
     "SearchPlan",
     "above_floor",
-    "band_of_order", "floor_of_level",
+    "band_of_order",
+    "floor_of_level",
+    "loss_of_cell",
     "margin_rule",
+    "require_search",
     "within_margin",
 ]
 
@@ -36,6 +40,13 @@ LOG_INVERSE_EPSILON = float(np.log(1e5))
 """A pose this many nats below the best is left out: beyond it lie 3e-4 of a normal posterior in five."""
 
 _BAND_FACTOR = 1.2
+_CELL_LOSS = 0.35
+
+
+def require_search(search: str) -> None:
+    """Refuse a search that is none of `SEARCHES`."""
+    if search not in SEARCHES:
+        raise PosterionError(f"search '{search}' is unknown; choose one of {', '.join(SEARCHES)}")
 
 
 @dataclass(frozen=True)
@@ -155,6 +166,17 @@ def band_of_order(order: int, box: int, diameter_px: float) -> float:
     """
     step_rad = np.radians(60.0 / 2**order)
     return float(_BAND_FACTOR * box / (step_rad * diameter_px / 2))
+
+
+def loss_of_cell(band: float, resolved: float) -> float:
+    """Share of its log-probability that the best pose of a cell may lose by being scored at the centre.
+
+    Parameters
+    ----------
+    band : highest shell compared
+    resolved : what the grid resolves, see `band_of_order`
+    """
+    return _CELL_LOSS * min(1.0, band / resolved) ** 2
 
 
 def above_floor(log_prob_rt: NDArray[np.float32], floor: float, most: int | None = None) -> Kept:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,16 +10,28 @@ from scipy.special import logsumexp
 
 from posterion.data.particles import Particles
 from posterion.errors import PosterionError
-from posterion.inference.exhaustive import SharedGrid, dense_log_prob
-from posterion.inference.images import NoiseModel, background_power, prepare_images
+from posterion.inference.adaptive import LevelImages, refine
+from posterion.inference.branch_and_bound import BranchAndBound
+from posterion.inference.exhaustive import SharedGrid, dense_candidates, dense_log_prob
+from posterion.inference.images import ImageBatch, NoiseModel, background_power, prepare_images
 from posterion.inference.priors import PosePrior
-from posterion.inference.search import Level, SearchPlan, band_of_order
+from posterion.inference.search import (
+    Level,
+    SearchPlan,
+    band_of_order,
+    loss_of_cell,
+    margin_rule,
+    require_search,
+)
 from posterion.physics.projection import FourierVolume
+from posterion.physics.sampling import shift_lattice
 
 __all__ = ["PosePosterior", "posterior"]
 
 _DIAMETER_SHARE = 0.8
 _SHIFT_RANGE_PX = 4.0
+_FIRST_ORDER = 1
+_MARGIN_NATS, _MAX_ROTATIONS = 15.0, 200
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,7 @@ def posterior(
     sigma2_s: NDArray[np.float64] | None = None,
     shift_range_px: float = _SHIFT_RANGE_PX,
     resolution_angstrom: float | None = None,
+    search: str = "exhaustive",
 ) -> PosePosterior:
     """Compute ``Gamma(phi) = P(X|V,phi) / int P(X|V,phi) dphi`` (L) of one particle on a complete grid.
 
@@ -89,12 +102,15 @@ def posterior(
     sigma2_s : (n//2+1,) noise variance per shell; from the image's background where None
     shift_range_px : radius of the shifts around the particle's own offset (none where it has no pose), pixels
     resolution_angstrom : finest resolution compared; what the grid resolves where None, see `band_of_order`
+    search : ``exhaustive`` scores every pose; ``adaptive`` and ``branch-and-bound`` reach the same Gamma
+        through coarser levels, poses that they prune having weight zero; ``auto`` is adaptive
 
     Raises
     ------
     PosterionError
-        When ``particle`` is not exactly one, or the volume has another box.
+        When ``particle`` is not exactly one, the volume has another box, or the search is unknown.
     """
+    require_search(search)
     if len(particle) != 1:
         count = len(particle)
         raise PosterionError(
@@ -119,15 +135,53 @@ def posterior(
         particle, np.zeros(1, np.int64), images, radius, diameter_px, noise, _offset_px(particle)
     )
     plan = _complete_plan(order, radius, box, shift_range_px)
-    shared = SharedGrid.of(volume, plan)
-    log_prob_itr, shifts_px = dense_log_prob(batch, shared, plan)
-    log_prob_rt = log_prob_itr[0].T.astype(np.float64)
+    if search == "exhaustive":
+        log_prob_rt = _complete(batch, volume, plan)
+    else:
+        small = search == "branch-and-bound"
+        log_prob_rt = _searched(batch, volume, _divided(plan, box, diameter_px, small), small)
     log_evidence = float(logsumexp(log_prob_rt))
-    shape = (plan.grid(0).n_directions, plan.grid(0).n_psi, len(shifts_px))
+    grid, shifts_px = plan.grid(0), shift_lattice(shift_range_px, plan.levels[0].shift_step_px)
+    shape = (grid.n_directions, grid.n_psi, len(shifts_px))
     weight_dqt = np.exp(log_prob_rt - log_evidence).astype(np.float32).reshape(shape)
+    matrices = grid.matrices(grid.all_cells())
     return PosePosterior(
-        weight_dqt, shared.matrices, shifts_px + batch.shift0_px, log_evidence + plan.log_rotation_cell
+        weight_dqt, matrices, shifts_px + batch.shift0_px, log_evidence + plan.log_rotation_cell
     )
+
+
+def _complete(batch: ImageBatch, volume: FourierVolume, plan: SearchPlan) -> NDArray[np.float64]:
+    """Log-probability of every pose, (R, T)."""
+    log_prob_itr, _ = dense_log_prob(batch, SharedGrid.of(volume, plan), plan)
+    return np.asarray(log_prob_itr[0].T, np.float64)
+
+
+def _searched(
+    batch: ImageBatch, volume: FourierVolume, plan: SearchPlan, bounded: bool
+) -> NDArray[np.float64]:
+    """Log-probability of the poses that a search keeps, (R, T); minus infinity elsewhere."""
+    levels = [LevelImages.of(batch, level.radius) for level in plan.levels]
+    rules = BranchAndBound.of(volume, plan).rules(batch, levels) if bounded else [margin_rule(plan)]
+    start = dense_candidates(batch, SharedGrid.of(volume, plan), plan, rules)[0]
+    support = refine(batch, 0, levels, volume, plan, start, rules[0])
+    # No level divides the shifts, so those that are left are of the first level's lattice.
+    step = plan.levels[0].shift_step_px
+    lattice = shift_lattice(plan.shift_range_px, step)
+    apart = np.linalg.norm(support.shifts_px[:, None] - lattice, axis=-1)
+    full = np.full((len(plan.grid(len(levels) - 1).all_cells()), len(lattice)), -np.inf)
+    full[np.ix_(np.asarray(support.cell), apart.argmin(axis=1))] = support.log_prob_rt
+    return full
+
+
+def _divided(plan: SearchPlan, box: int, diameter_px: float, small_cells: bool) -> SearchPlan:
+    """Put coarser levels before the level of a complete plan, where there are any."""
+    (last,) = plan.levels
+    coarse = []
+    for order in range(min(_FIRST_ORDER + small_cells, last.order - 1), last.order):
+        resolved = band_of_order(order, box, diameter_px)
+        band = int(np.clip(resolved * (0.5 if small_cells else 1.0), 3, last.radius))
+        coarse.append(replace(last, order=order, radius=band, cell_loss=loss_of_cell(band, resolved)))
+    return replace(plan, levels=(*coarse, last), margin_nats=_MARGIN_NATS, max_rotations=_MAX_ROTATIONS)
 
 
 def _offset_px(particle: Particles) -> NDArray[np.float64]:

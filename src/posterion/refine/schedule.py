@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from posterion.inference.search import Level, band_of_order
+from posterion.inference.search import Level, band_of_order, loss_of_cell
 
 __all__ = ["SearchState", "local_radius_deg", "search_levels"]
 
@@ -16,7 +16,6 @@ _DENSE_SHARE = 0.01
 _LOCAL_ORDER = 4
 _FINEST_ORDER = 8
 _SHIFT_FACTOR = 3.0
-_CELL_LOSS = 0.35
 _LOCAL_STEPS = 2.0
 
 
@@ -42,7 +41,13 @@ def local_radius_deg(levels: tuple[Level, ...]) -> float:
 
 
 def search_levels(
-    radius: int, box: int, diameter_px: float, search: SearchState, shift_range_px: float, group_order: int
+    radius: int,
+    box: int,
+    diameter_px: float,
+    search: SearchState,
+    shift_range_px: float,
+    group_order: int,
+    small_cells: bool = False,
 ) -> tuple[Level, ...]:
     """Levels from a coarse grid at low resolution to one that oversamples ``radius`` by ``search.fineness``.
 
@@ -57,31 +62,33 @@ def search_levels(
     search : fineness, local or global, and how broad posteriors were
     shift_range_px : radius of the shift search; no level has a step of more than half of it
     group_order : number of operators of the point group
+    small_cells : levels compare half the band that their grid resolves, and the shared grid may be larger:
+        scores then change little inside a cell, which is what branch and bound lives on
     """
     last = 1
     while last < _FINEST_ORDER and band_of_order(last, box, diameter_px) < search.fineness * radius:
         last += 1
-    first = min(
-        last,
-        max(_LOCAL_ORDER, last - 2) if search.local else _shared_order(radius, last, search, group_order),
-    )
+    cells = (8 if small_cells else 1) * _DENSE_CELLS
+    shared = _shared_order(radius, last, search, group_order, cells)
+    first = min(last, max(_LOCAL_ORDER, last - 2) if search.local else shared)
     levels: list[Level] = []
     step = float(2.0 ** np.floor(np.log2(max(shift_range_px / 2, 0.125))))
     for order in range(first, last + 1):
         resolved = band_of_order(order, box, diameter_px)
-        band = radius if order == last else min(radius, int(resolved))
+        share = 0.5 if small_cells else 1.0
+        band = radius if order == last else min(radius, int(share * resolved))
         wanted = box / (_SHIFT_FACTOR * band * (search.fineness if order == last else 2.0))
         # The first level may start at any step; after it a level halves the step at most, as children are
         # made.
         while wanted < 0.75 * step and (not levels or step > 0.75 * levels[-1].shift_step_px):
             step /= 2
-        levels.append(Level(order, max(band, 3), step, _CELL_LOSS * min(1.0, band / resolved) ** 2))
+        levels.append(Level(order, max(band, 3), step, loss_of_cell(band, resolved)))
     return tuple(levels)
 
 
-def _shared_order(radius: int, last: int, search: SearchState, group_order: int) -> int:
+def _shared_order(radius: int, last: int, search: SearchState, group_order: int, cells: int) -> int:
     """Order of the dense pass: the last level's where posteriors are broad, else the largest cheap one."""
     bytes_of_last = 72 * 8**last / group_order * (np.pi / 2 * radius**2) * 12
     if search.support_share > _DENSE_SHARE and bytes_of_last < _DENSE_BYTES:
         return last
-    return int(np.log2(_DENSE_CELLS * group_order / 72) / 3)
+    return int(np.log2(cells * group_order / 72) / 3)
