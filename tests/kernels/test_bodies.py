@@ -1,4 +1,12 @@
-"""The scalar bodies, as plain Python and compiled."""
+"""The scalar bodies: as plain Python, compiled for the CPU, and for GPUs that need not be there."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,3 +50,41 @@ def test_bilinear_and_its_slopes() -> None:
     value = 1 + 2 * y + 3 * z + 5 * y * z
     assert bodies.bilinear(*corners, y, z) == value
     assert bodies.bilinear_slopes(*corners, y, z) == (value, 2 + 5 * z, 3 + 5 * y)
+
+
+def launched(*arguments: str, **environment: str) -> dict[str, Any]:
+    """Run tests/kernels/cuda_launchers.py in a process of its own: numba.cuda is configured when imported."""
+    script = Path(__file__).with_name("cuda_launchers.py")
+    command = [sys.executable, str(script), *arguments]
+    found = subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    answer: dict[str, Any] = json.loads(found.stdout)
+    return answer
+
+
+def test_simulated_gpu_agrees_with_the_cpu() -> None:
+    differences = launched("simulate", NUMBA_ENABLE_CUDASIM="1")
+    assert set(differences) == {"gather", "insert", "score"}
+    assert max(differences.values()) < 1e-5
+
+
+@pytest.mark.parametrize("capability", ["8.0", "9.0"])
+def test_compiles_for_gpus_without_one(capability: str, tmp_path: Path) -> None:
+    """To PTX by NVVM, and that to machine code by ptxas, whose answer is a cubin: an ELF file."""
+    if not all(find_spec(name) for name in ("numba_cuda", "nvidia", "nvidia.cuda_nvcc", "nvidia.cuda_nvrtc")):
+        pytest.skip(
+            "numba-cuda and its compilers are not installed: pip install 'posterion[test]' (Linux, x86-64)"
+        )
+    compilers = find_spec("nvidia.cuda_nvcc")
+    assert compilers is not None
+    assert compilers.submodule_search_locations is not None
+    ptxas = Path(compilers.submodule_search_locations[0]) / "bin" / "ptxas"
+    architecture = "sm_" + capability.replace(".", "")
+    for name, ptx in launched("compile", capability, NUMBA_FORCE_CUDA_CC=capability).items():
+        source, binary = tmp_path / f"{name}.ptx", tmp_path / f"{name}.cubin"
+        source.write_text(ptx)
+        assert f".target {architecture}" in ptx
+        subprocess.run([ptxas, f"-arch={architecture}", source, "-o", binary], check=True)
+        assert binary.read_bytes()[:4] == b"\x7fELF"
