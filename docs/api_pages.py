@@ -41,10 +41,10 @@ def face() -> list[str]:
     ]
 
 
-def contents(rooms: dict[str, list[Path]]) -> str:
+def contents(by_room: dict[str, list[Path]]) -> str:
     """List every module under its room, and the names at the package's top."""
     lines = ["Names at the top of the package", "-" * 31, "", *face(), ""]
-    for room, paths in rooms.items():
+    for room, paths in by_room.items():
         title = f"{room or 'posterion'}/"
         lines += [title, "-" * len(title), ""]
         lines += [
@@ -56,13 +56,19 @@ def contents(rooms: dict[str, list[Path]]) -> str:
     return "\n".join(lines)
 
 
-def write_pages(_: Sphinx) -> None:
-    """Write all pages; those of modules that are gone disappear, unchanged ones keep their time."""
+def rooms() -> dict[str, list[Path]]:
+    """Return the public modules by room, in the order of the architecture page."""
     found = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
     names = [name for name in (*ROOMS, *sorted(found - set(ROOMS))) if name not in LEFT_OUT]
-    rooms = {name: room_paths(name) for name in names}
-    pages = {f"{module_name(path)}.rst": module_page(path) for paths in rooms.values() for path in paths}
-    pages["contents.inc"] = contents(rooms)
+    return {name: room_paths(name) for name in names}
+
+
+def write_pages(_: Sphinx) -> None:
+    """Write all pages; those of modules that are gone disappear, unchanged ones keep their time."""
+    all_rooms = rooms()
+    paths = [path for room in all_rooms.values() for path in room]
+    pages = {f"{module_name(path)}.rst": module_page(path) for path in paths}
+    pages["contents.inc"] = contents(all_rooms)
     FOLDER.mkdir(parents=True, exist_ok=True)
     for old in FOLDER.iterdir():
         if old.name not in pages:

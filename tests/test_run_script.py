@@ -79,6 +79,15 @@ def test_tests_leave_out_the_slow_ones_unless_asked(machine: Machine) -> None:
     assert machine.count("-m pytest -x") == 1
 
 
+def test_documentation_installs_its_own_tools_once(machine: Machine) -> None:
+    machine.run("test")
+    assert machine.count(".[docs]") == 0
+    for _ in range(2):
+        assert machine.run("docs", "-q").returncode == 0
+    assert machine.count("-m pip install --quiet --no-input --disable-pip-version-check -e .[docs]") == 1
+    assert machine.count("-m sphinx --fail-on-warning --keep-going -b html docs docs/_build/html -q") == 2
+
+
 def test_old_python_is_named(machine: Machine) -> None:
     machine.set_python("#!/bin/sh\nexit 1\n")
     result = machine.run("setup")

@@ -64,7 +64,7 @@ micrograph = simulate_micrograph(
 )
 
 
-def ctf(fx, fy):
+def ctf_of_micrograph(fx, fy):
     """The micrograph's CTF at any frequencies, positive at low resolution."""
     microscope = {"voltage_kv": 300.0, "spherical_aberration_mm": 2.7, "amplitude_contrast": 0.1}
     fx, fy = np.broadcast_arrays(fx, fy)
@@ -79,7 +79,7 @@ def ctf(fx, fy):
 
 options = PickOptions(diameter_angstrom=diameter, lowpass_angstrom=25.0, false_positives=1.0)
 bank = map_templates(density, pixel_size, options.search_pixel_angstrom, diameter, options.lowpass)
-picks = Picker(bank, options).pick(micrograph, pixel_size, ctf)
+picks = Picker(bank, options).pick(micrograph, pixel_size, ctf_of_micrograph)
 
 distance = np.hypot(centres[:, :1] - picks.x_px_i, centres[:, 1:] - picks.y_px_i) * pixel_size
 found = distance.min(axis=1) < 40
@@ -107,7 +107,7 @@ axes[1].plot(*(centres.T / step), "x", color="#ffd23f", markersize=6)
 # All peaks above 4, by whether a particle is there. The threshold was set so that one peak of pure noise is
 # expected in a micrograph of this size: the noise it is found from has the micrograph's own spectrum and CTF.
 
-all_peaks = Picker(bank, replace(options, threshold=4.0)).pick(micrograph, pixel_size, ctf)
+all_peaks = Picker(bank, replace(options, threshold=4.0)).pick(micrograph, pixel_size, ctf_of_micrograph)
 away = np.hypot(centres[:, :1] - all_peaks.x_px_i, centres[:, 1:] - all_peaks.y_px_i).min(axis=0) * pixel_size
 figure, axis = plt.subplots(figsize=(8, 3.4), layout="constrained")
 bins = np.arange(4.0, all_peaks.best_score + 0.2, 0.1)
