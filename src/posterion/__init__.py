@@ -10,6 +10,9 @@ from posterion.mapping.fsc import FscCurves, fsc_curves
 from posterion.mapping.masks import automatic_mask
 from posterion.mapping.postprocess import postprocess
 from posterion.mapping.reconstruct import Reconstruction, reconstruct
+from posterion.micrographs.ctf_driver import CtfRun, ctf
+from posterion.micrographs.ctf_estimation import CtfEstimate, CtfOptions, estimate_ctf
+from posterion.micrographs.reading import Micrograph, read_micrograph
 from posterion.physics.phantom import phantom_map
 from posterion.physics.projection import FourierVolume
 from posterion.physics.simulate import SimulatedSet, SimulationOptions, simulate
@@ -19,8 +22,12 @@ from posterion.refine.run import RefineResult, refine
 __all__ = [
     "ClassAverage",
     "Correction",
+    "CtfEstimate",
+    "CtfOptions",
+    "CtfRun",
     "FourierVolume",
     "FscCurves",
+    "Micrograph",
     "OpticsGroup",
     "Particles",
     "PosePosterior",
@@ -35,11 +42,14 @@ __all__ = [
     "automatic_mask",
     "average",
     "correct",
+    "ctf",
+    "estimate_ctf",
     "fsc_curves",
     "phantom_map",
     "posterior",
     "postprocess",
     "read_map",
+    "read_micrograph",
     "reconstruct",
     "refine",
     "simulate",

@@ -1,0 +1,273 @@
+"""CTF of many micrographs: each on its own, failures told at the end, what is done not done again."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from posterion.compute import Workers
+from posterion.data.atomic import write_text
+from posterion.data.particles import Supplement
+from posterion.data.star import write_star
+from posterion.errors import PosterionError
+from posterion.micrographs.ctf_estimation import CtfEstimate, CtfOptions, estimate_ctf, fit_band
+from posterion.micrographs.ctf_patches import PatchDefocus, defocus_gradient, patch_defoci
+from posterion.micrographs.ctf_records import (
+    CtfRecord,
+    load_record,
+    micrograph_columns,
+    patch_table,
+    save_record,
+)
+from posterion.micrographs.ctf_rings import MicroscopeOptics
+from posterion.micrographs.micrograph_set import MicrographSet, micrograph_set, write_micrographs
+from posterion.micrographs.reading import read_micrograph
+
+__all__ = ["CtfRun", "StageProgress", "ctf"]
+
+_LOG = logging.getLogger("posterion")
+_ALGORITHM = 1  # raised when the same settings give other numbers than before
+_SUMMARY = "summary.json"
+DrawEstimate = Callable[[CtfEstimate, Path, str], None]
+
+
+class _Stage(Protocol):
+    def advance(self, count: int = 1) -> None: ...
+
+
+class StageProgress(Protocol):
+    """Shows how far a stage has come: called with its name, how many there are, and of what."""
+
+    def __call__(self, stage: str, total: int, unit: str, /) -> AbstractContextManager[_Stage]:
+        """Open the stage; its ``advance`` counts."""
+
+
+@dataclass(frozen=True)
+class CtfRun:
+    """Results of a set of micrographs.
+
+    Attributes
+    ----------
+    micrographs : MicrographSet
+    records : (n,) a record, or the sentence that says why there is none
+    star_path : micrographs.star, or None where no micrograph could be fitted
+    reused : how many were there from an earlier run
+    """
+
+    micrographs: MicrographSet
+    records: tuple[CtfRecord | str, ...]
+    star_path: Path | None
+    reused: int
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Why micrographs have no fit."""
+        return tuple(record for record in self.records if isinstance(record, str))
+
+
+def ctf(
+    sources: Sequence[str | Path],
+    output: str | Path,
+    options: CtfOptions | None = None,
+    supplement: Supplement | None = None,
+    *,
+    patches: tuple[int, int] | None = None,
+    threads: int | None = None,
+    progress: StageProgress | None = None,
+    draw: DrawEstimate | None = None,
+) -> CtfRun:
+    """Estimate the CTF of micrographs and write micrographs.star, as RELION 3.1 reads it.
+
+    Numbers of each micrograph go into ``ctf/NAME.json`` as soon as they are there; a repeated call with the
+    same settings reads them and gives the same files. A micrograph that cannot be read or fitted is told and
+    left out, the others go on.
+
+    Parameters
+    ----------
+    sources
+        Image files, or one STAR file of micrographs.
+    output
+        Folder.
+    options
+        The optics in it are replaced by each optics group's.
+    supplement
+        Pixel size, voltage, Cs and amplitude contrast where the sources do not say them.
+    patches
+        Columns and rows of a grid of patches whose defocus is fitted too; written to patches.star.
+    threads
+        All cores where None.
+    progress
+        Shows progress, for instance `posterion.report.progress.Progress`.
+    draw
+        Draws an estimate into ``diagnostics/NAME.png``: `posterion.report.ctf_figures.ctf_figure`.
+
+    Raises
+    ------
+    PosterionError
+        Nothing can be begun: no such micrographs, no pixel size, a folder that holds something else.
+    """
+    folder, options = Path(output), options or CtfOptions()
+    _claim(folder)
+    micrographs = micrograph_set(sources, supplement)
+    jobs = _jobs(micrographs, folder, options, patches, draw is not None)
+    known: list[CtfRecord | str | None] = [_finished(job) for job in jobs]
+    todo = [index for index, record in enumerate(known) if record is None]
+    shown = progress("CTF", len(todo), "micrographs") if progress and todo else nullcontext()
+    with shown as stage, Workers(threads) as workers:
+        results = workers.map_ordered(_attempt, [jobs[index] for index in todo])
+        for index, (record, estimate) in zip(todo, results, strict=True):
+            known[index] = _kept(jobs[index], record, estimate, draw)
+            if stage is not None:
+                stage.advance()
+    records = tuple(record for record in known if record is not None)
+    star_path = _write(folder, micrographs, records, options)
+    return CtfRun(micrographs, records, star_path, len(jobs) - len(todo))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One micrograph: what to read, how to fit it, where its results go, and what they depend on."""
+
+    path: Path
+    pixel_size_angstrom: float
+    options: CtfOptions
+    patches: tuple[int, int] | None
+    record_path: Path
+    figure_path: Path | None
+
+    def settings(self) -> dict[str, Any]:
+        """All that the numbers depend on, as JSON gives it back."""
+        try:
+            status = self.path.stat()
+            file = [str(self.path.absolute()), status.st_size, status.st_mtime_ns]
+        except OSError:
+            file = [str(self.path.absolute())]
+        said = {
+            "algorithm": _ALGORITHM,
+            "file": file,
+            "pixel_size_angstrom": self.pixel_size_angstrom,
+            "options": asdict(self.options),
+            "patches": self.patches,
+        }
+        return dict(json.loads(json.dumps(said)))
+
+
+def _claim(folder: Path) -> None:
+    try:
+        summary = json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        summary = {"command": "ctf"} if not (folder / "micrographs.star").exists() else {}
+    if not isinstance(summary, dict) or summary.get("command") != "ctf":
+        raise PosterionError(
+            f"{folder} holds results of something else than 'posterion ctf'; choose another folder with -o"
+        )
+
+
+def _jobs(
+    micrographs: MicrographSet,
+    folder: Path,
+    options: CtfOptions,
+    patches: tuple[int, int] | None,
+    has_figures: bool,
+) -> list[_Job]:
+    jobs, used = [], set[str]()
+    for index, path in enumerate(micrographs.paths):
+        stem, number = path.name.split(".mrc")[0] if ".mrc" in path.name else path.stem, 1
+        name = stem
+        while name in used:  # same name in another folder
+            number += 1
+            name = f"{stem}_{number}"
+        used.add(name)
+        group = micrographs.optics_of(index)
+        optics = MicroscopeOptics(group.voltage_kv, group.spherical_aberration_mm, group.amplitude_contrast)
+        figure = folder / "diagnostics" / f"{name}.png" if has_figures else None
+        record = folder / "ctf" / f"{name}.json"
+        own = replace(options, optics=optics)
+        jobs.append(_Job(path, group.pixel_size_angstrom, own, patches, record, figure))
+    return jobs
+
+
+def _finished(job: _Job) -> CtfRecord | None:
+    """Return the record of an earlier run with the same settings and its figure, if there is one."""
+    if job.figure_path is not None and not job.figure_path.exists():
+        return None
+    return load_record(job.record_path, job.settings())
+
+
+def _attempt(job: _Job) -> tuple[CtfRecord | str, CtfEstimate | None]:
+    """Fit one micrograph; the sentence of the mistake where that cannot be done."""
+    try:
+        values = read_micrograph(job.path).values
+    except PosterionError as error:
+        return str(error), None
+    try:
+        estimate = estimate_ctf(values, job.pixel_size_angstrom, job.options)
+        patches: tuple[PatchDefocus, ...] = ()
+        if job.patches is not None:
+            patches = patch_defoci(
+                values,
+                job.pixel_size_angstrom,
+                job.options.optics,
+                estimate.parameters,
+                job.patches,
+                estimate.power.shape[0],
+                fit_band(job.pixel_size_angstrom, job.options),
+            )
+    except PosterionError as error:
+        return f"{job.path}: {error}", None
+    resolution = estimate.profile.fit_resolution_angstrom
+    assert resolution is not None
+    record = CtfRecord(estimate.parameters, estimate.score, estimate.significance, resolution, patches)
+    return record, estimate
+
+
+def _kept(
+    job: _Job, record: CtfRecord | str, estimate: CtfEstimate | None, draw: DrawEstimate | None
+) -> CtfRecord | str:
+    """Write a micrograph's figure, then its record, or tell its mistake."""
+    if isinstance(record, str):
+        _LOG.warning("%s", record)
+        job.record_path.unlink(missing_ok=True)
+        return record
+    if draw is not None and job.figure_path is not None and estimate is not None:
+        draw(estimate, job.figure_path, job.path.name)
+    save_record(job.record_path, job.settings(), record)
+    return record
+
+
+def _write(
+    folder: Path, micrographs: MicrographSet, records: Sequence[CtfRecord | str], options: CtfOptions
+) -> Path | None:
+    """Write micrographs.star, patches.star and summary.json; return the first, where there is one."""
+    fitted = {i: record for i, record in enumerate(records) if isinstance(record, CtfRecord)}
+    star_path, patch_path = folder / "micrographs.star", folder / "patches.star"
+    summary = {
+        "command": "ctf",
+        "micrographs": len(records),
+        "fitted": len(fitted),
+        "failures": [record for record in records if isinstance(record, str)],
+        "gradient_angstrom_per_angstrom": {
+            str(micrographs.paths[i]): defocus_gradient(
+                r.patches, micrographs.optics_of(i).pixel_size_angstrom
+            )
+            for i, r in fitted.items()
+            if r.patches
+        },
+    }
+    write_text(folder / _SUMMARY, json.dumps(summary, indent=1) + "\n")
+    with_patches = {i: record for i, record in fitted.items() if record.patches}
+    if with_patches:
+        write_star(patch_path, [patch_table(micrographs, with_patches)])
+    else:
+        patch_path.unlink(missing_ok=True)
+    if not fitted:
+        star_path.unlink(missing_ok=True)
+        return None
+    columns = micrograph_columns(list(fitted.values()), options.fit_phase_shift)
+    write_micrographs(star_path, micrographs, list(fitted), columns)
+    return star_path

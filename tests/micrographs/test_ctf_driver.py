@@ -1,0 +1,162 @@
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from posterion.data.mrc import write_map
+from posterion.data.particles import OpticsGroup, Supplement
+from posterion.data.star import read_star
+from posterion.errors import PosterionError
+from posterion.micrographs import ctf_driver
+from posterion.micrographs.ctf_driver import ctf
+from posterion.micrographs.ctf_estimation import CtfEstimate, CtfOptions
+from posterion.micrographs.ctf_records import CtfRecord
+from posterion.micrographs.micrograph_set import micrograph_set
+from posterion.micrographs.simulation import CARBON, simulate_micrograph
+
+OPTICS = OpticsGroup("", 300.0, 2.7, 0.1, 1.8, 0)
+TRUTH = {"a": (12300.0, 11700.0, 30.0), "b": (20200.0, 19800.0, -60.0), "c": (8300.0, 8000.0, 5.0)}
+
+
+@pytest.fixture(scope="module")
+def micrographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three good micrographs of two sizes, and four bad ones."""
+    folder = tmp_path_factory.mktemp("micrographs")
+    for name, defocus in TRUTH.items():
+        shape = (640, 720) if name == "b" else (600, 600)
+        write_map(
+            folder / f"{name}.mrc", simulate_micrograph(shape, OPTICS, defocus, CARBON, seed=1)[None], 1.8
+        )
+    whole = (folder / "a.mrc").read_bytes()
+    (folder / "cut.mrc").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.mrc").touch()
+    write_map(folder / "flat.mrc", np.full((1, 600, 600), 3.0), 1.8)
+    noise = np.random.default_rng(0).normal(0, 1, (1, 600, 600))
+    write_map(folder / "noise.mrc", noise, 1.8)
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    names = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in names}
+
+
+def test_the_good_go_on_and_the_bad_are_told(
+    micrographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["a", "cut", "b", "empty", "flat", "c", "noise", "missing"]
+    with caplog.at_level(logging.WARNING, "posterion"):
+        run = ctf([micrographs / f"{name}.mrc" for name in names], tmp_path, threads=1)
+    assert [isinstance(record, CtfRecord) for record in run.records] == [name in TRUTH for name in names]
+    told = "\n".join(run.failures)
+    for name, complaint in {
+        "cut.mrc": "is truncated",
+        "empty.mrc": "is empty",
+        "flat.mrc": "is constant",
+        "noise.mrc": "no ring fits",
+        "missing.mrc": "No such file",
+    }.items():
+        assert any(name in line and complaint in line for line in run.failures), told
+    assert len(caplog.records) == 5
+    for name, record in zip(names, run.records, strict=True):
+        if isinstance(record, CtfRecord):
+            u, v, angle = TRUTH[name]
+            assert record.parameters.mean_defocus_angstrom == pytest.approx((u + v) / 2, abs=40)
+            assert record.parameters.defocus_angle_deg == pytest.approx(angle, abs=6)
+    assert run.star_path == tmp_path / "micrographs.star"
+    written = micrograph_set([run.star_path])
+    assert [path.name for path in written.paths] == ["a.mrc", "b.mrc", "c.mrc"]
+    assert written.ctf is not None
+    assert written.optics[0].pixel_size_angstrom == 1.8
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["command"], summary["fitted"], len(summary["failures"])) == ("ctf", 3, 5)
+
+
+def test_repeated_and_stopped_runs_give_the_same_files(
+    micrographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = [micrographs / f"{name}.mrc" for name in TRUTH]
+    drawn: list[str] = []
+
+    def draw(estimate: CtfEstimate, path: Path, title: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{title} {estimate.parameters}")
+        drawn.append(title)
+
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert ctf(sources, whole, threads=2, draw=draw).reused == 0
+    with monkeypatch.context() as patched:
+        attempt, calls = ctf_driver._attempt, []
+
+        def dies(job: object) -> object:
+            calls.append(job)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return attempt(job)  # type: ignore[arg-type]
+
+        patched.setattr(ctf_driver, "_attempt", dies)
+        with pytest.raises(KeyboardInterrupt):
+            ctf(sources, stopped, threads=1, draw=draw)
+    assert (stopped / "ctf" / "a.json").exists()
+    assert not (stopped / "micrographs.star").exists()
+    drawn.clear()
+    assert ctf(sources, stopped, threads=1, draw=draw).reused == 1
+    assert drawn == ["b.mrc", "c.mrc"]
+    assert files(whole) == files(stopped)
+    assert ctf(sources, stopped, draw=draw).reused == 3
+    assert files(whole) == files(stopped)
+    (stopped / "diagnostics" / "b.png").unlink()
+    assert ctf(sources, stopped, draw=draw).reused == 2
+    assert ctf(sources, stopped, CtfOptions(highest_resolution_angstrom=6.0), draw=draw).reused == 0
+
+
+def test_optics_of_a_star_file_and_patches(micrographs: Path, tmp_path: Path) -> None:
+    names = ("OpticsGroup", "MicrographPixelSize", "Voltage", "SphericalAberration", "AmplitudeContrast")
+    optics = "".join(f"_rln{name}\n" for name in names)
+    (micrographs / "mics.star").write_text(
+        f"data_optics\n\nloop_\n{optics}1 1.8 300 2.7 0.1\n2 1.8 200 2.7 0.1\n\ndata_micrographs\n\nloop_\n"
+        "_rlnMicrographName\n_rlnOpticsGroup\na.mrc 1\nb.mrc 2\n"
+    )
+    run = ctf([micrographs / "mics.star"], tmp_path, patches=(2, 1), threads=1)
+    first, second = run.records
+    assert isinstance(first, CtfRecord)
+    assert isinstance(second, CtfRecord)
+    assert first.parameters.mean_defocus_angstrom == pytest.approx(12000, abs=40)
+    # at 200 kV the same rings mean less defocus, by the ratio of the wavelengths, 1.274
+    assert second.parameters.mean_defocus_angstrom == pytest.approx(20000 / 1.274, rel=0.02)
+    (table,) = read_star(tmp_path / "patches.star")
+    assert table.columns["rlnMicrographName"].text().tolist() == [b"a.mrc"] * 2 + [b"b.mrc"] * 2
+    assert np.abs(table.floats("rlnDefocusU")[:2] - 12300).max() < 100
+
+
+def test_same_names_in_two_folders_and_kinds(micrographs: Path, tmp_path: Path) -> None:
+    values = simulate_micrograph((600, 600), OPTICS, TRUTH["a"], CARBON, seed=1)
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    sources = [micrographs / "a.mrc", tmp_path / "a.tif"]
+    run = ctf(sources, tmp_path / "out", supplement=Supplement(pixel_size_angstrom=1.8), threads=1)
+    assert not run.failures
+    assert sorted(path.name for path in (tmp_path / "out" / "ctf").iterdir()) == ["a.json", "a_2.json"]
+    second = run.records[1]
+    assert isinstance(second, CtfRecord)
+    assert second.parameters.defocus_angle_deg == pytest.approx(-30, abs=6)  # TIFF is turned upside down
+
+
+def test_nothing_fitted_leaves_no_table(micrographs: Path, tmp_path: Path) -> None:
+    assert ctf([micrographs / "a.mrc"], tmp_path, threads=1).star_path is not None
+    run = ctf([micrographs / "flat.mrc"], tmp_path, threads=1)
+    assert run.star_path is None
+    assert not (tmp_path / "micrographs.star").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(micrographs: Path, tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text('{"command": "refine"}')
+    with pytest.raises(PosterionError, match="holds results of something else"):
+        ctf([micrographs / "a.mrc"], tmp_path)
+    (tmp_path / "summary.json").unlink()
+    (tmp_path / "micrographs.star").write_text("data_micrographs\n")
+    with pytest.raises(PosterionError, match="holds results of something else"):
+        ctf([micrographs / "a.mrc"], tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["micrographs.star"]
