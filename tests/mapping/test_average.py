@@ -13,7 +13,12 @@ from posterion.errors import PosterionError
 from posterion.mapping.average import average, class_numbers, rotated
 from posterion.mapping.fsc import fourier_ring_correlation
 from posterion.physics.ctf import ctf_half_spectrum
-from posterion.physics.fourier import fourier_transform_2d, inverse_fourier_transform_2d, shell_mean
+from posterion.physics.fourier import (
+    fourier_transform_2d,
+    inverse_fourier_transform_2d,
+    shell_index_2d,
+    shell_mean,
+)
 from posterion.physics.projection import FourierVolume
 from posterion.physics.simulate import noise_free_images
 
@@ -119,6 +124,8 @@ def test_average_is_the_projection(
     gain = shell_mean((spectra[0] * spectra[1].conj()).real, BOX) / shell_mean(np.abs(spectra[1]) ** 2, BOX)
     np.testing.assert_allclose(gain[1:15], 1, atol=0.05)
     assert fourier_ring_correlation(made[0].plain, truth)[5:15].min() < 0.9
+    beyond = shell_index_2d(BOX) > BOX // 2
+    assert np.abs(spectra[0][beyond]).max() < 1e-5 * np.abs(spectra[0]).max()
 
 
 def test_astigmatism_turns_with_the_image(

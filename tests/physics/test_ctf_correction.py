@@ -100,6 +100,25 @@ def test_measured_snr_is_the_true_one() -> None:
     assert 1 < found.snr_s[0] < 2.5
 
 
+@pytest.mark.parametrize("n", [24, 25])
+def test_sums_are_those_of_the_whole_plane(n: int) -> None:
+    """Half spectra stand for whole ones: every sum against full complex transforms."""
+    images, _ = simulated(3, n, np.ones((n, n // 2 + 1)), seed=8)
+    fx, fy = half_spectrum_frequencies((n, n), PIXEL)
+    symmetric = (
+        np.cos(40 * np.hypot(fx, fy))[None].repeat(3, 0).astype(np.float32)
+    )  # radial: known everywhere
+    measurement = SnrMeasurement(8, 0.5 / PIXEL)
+    measurement.add(images, symmetric, np.hypot(fx, fy))
+    whole_f = np.hypot(*np.meshgrid(np.fft.fftfreq(n, PIXEL), np.fft.fftfreq(n, PIXEL)))
+    c2 = np.cos(40 * whole_f) ** 2
+    power = (np.abs(np.fft.fft2(images)) ** 2).sum(0)
+    shell = np.where(whole_f > 0, np.floor(whole_f * PIXEL * 2 * 8), 99)
+    for row, values in enumerate((3 + 0 * c2, 3 * c2, 3 * c2**2, power, c2 * power)):
+        expected = [values[shell == s].sum() for s in range(8)]
+        np.testing.assert_allclose(measurement.sums[row], expected, rtol=1e-4)
+
+
 def test_noise_alone_has_no_snr() -> None:
     n = 64
     images, ctf = simulated(100, n, np.zeros((n, n // 2 + 1)), seed=4)

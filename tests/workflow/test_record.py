@@ -38,6 +38,8 @@ def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
     assert large.matches(path)
     os.utime(path, ns=(2, 2))
     assert not large.matches(path)
+    os.utime(path, ns=(1, 1))
+    assert not replace(large, size=4).matches(path)
 
 
 @pytest.fixture
@@ -88,6 +90,16 @@ def test_images_named_in_star_files_are_inputs(tmp_path: Path) -> None:
     plan = read_plan(tmp_path / "w.toml", COMMANDS)
     found = [[path.name for path in inputs_of(step, step.arguments(plan))] for step in plan.steps]
     assert found == [["p.star", "s.mrcs"], ["m.star", "m.mrc"]]
+
+
+def test_files_of_a_folder_are_inputs(tmp_path: Path) -> None:
+    for name in ("a", "b/c", "step.json"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text("")
+    (tmp_path / "w.toml").write_text("[double]\nsource = 'in'\n")
+    plan = read_plan(tmp_path / "w.toml", COMMANDS)
+    step = plan.steps[0]
+    assert inputs_of(step, step.arguments(plan)) == [tmp_path / "in" / "a", tmp_path / "in" / "b" / "c"]
 
 
 def test_outputs(record: StepRecord, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def _as_text(value: Any, folder: Path) -> str:
 
 
 def inputs_of(step: Step, arguments: Mapping[str, Any]) -> list[Path]:
-    """Files that a step reads: those its options name, and the images that STAR files among them name."""
+    """Files that a step reads: those its options name, all in folders they name, and images of STAR files."""
     named = [
         Path(item)
         for name, value in arguments.items()
@@ -140,6 +140,7 @@ def inputs_of(step: Step, arguments: Mapping[str, Any]) -> list[Path]:
         if isinstance(item, Path) or (isinstance(item, str) and Path(item).is_absolute())
     ]
     files = [path for path in named if path.is_file()]
+    files += [path for folder in named if folder.is_dir() for path in _files_in(folder)]
     images = [image for path in files if path.suffix.lower() == ".star" for image in _named_in_star(path)]
     return list(dict.fromkeys((*files, *images)))
 
@@ -161,10 +162,15 @@ def _named_in_star(path: Path) -> list[Path]:
     return list(found)
 
 
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
+
+
 def outputs_of(folder: Path) -> dict[str, FileMark]:
     """Files in a step's folder, by their path in it; without those of the workflow itself."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
-    return {path.relative_to(folder).as_posix(): mark_of(path, with_digest=False) for path in files}
+    return {
+        path.relative_to(folder).as_posix(): mark_of(path, with_digest=False) for path in _files_in(folder)
+    }
 
 
 def difference(then: StepRecord, now: StepRecord, folder: Path) -> str | None:
