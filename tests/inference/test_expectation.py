@@ -56,7 +56,7 @@ def expect(
 ) -> BatchExpectation:
     n = len(batch)
     shared = SharedGrid.of(volume, plan) if plan.local_radius_deg is None else None
-    return expect_batch(batch, volume, plan, shared, np.tile(np.eye(3), (n, 1, 1)), np.zeros((n, 2)), hard)
+    return expect_batch(batch, volume, plan, shared, (np.tile(np.eye(3), (n, 1, 1)), np.zeros((n, 2))), hard)
 
 
 def accumulated(part: BatchExpectation, batch: ImageBatch) -> Accumulator:

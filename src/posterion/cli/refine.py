@@ -46,6 +46,10 @@ def refine(
         Literal["em", "projection-matching"] | None,
         typer.Option(help="Weigh all poses (em, if absent) or take the best."),
     ] = None,
+    search: Annotated[
+        Literal["exhaustive", "adaptive", "branch-and-bound", "auto"] | None,
+        typer.Option(help="Which poses are scored; auto, the fastest, if absent."),
+    ] = None,
     join_halves: Annotated[
         float | None,
         typer.Option(help="Halves share what is coarser than this, A; 40 if absent.", min=0.0),
@@ -84,6 +88,7 @@ def refine(
         "mask": mask,
         "initial_lowpass_angstrom": initial_lowpass,
         "method": method,
+        "search": search,
         "join_halves_angstrom": join_halves,
         "shift_range_angstrom": shift_range,
         "max_iterations": max_iterations,

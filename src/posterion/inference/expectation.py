@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posterion.inference.adaptive import LevelImages, refine
-from posterion.inference.exhaustive import SharedGrid, dense_candidates, dense_supports
+from posterion.inference.adaptive import LevelImages, refine, survivors_divided
+from posterion.inference.branch_and_bound import BranchAndBound
+from posterion.inference.contributions import (
+    ImageTerms,
+    Slices,
+    gaussian_slices,
+    gaussian_terms,
+    grid_slices,
+    grid_terms,
+)
+from posterion.inference.exhaustive import SharedGrid, complete_candidates, dense_log_prob, dense_supports
+from posterion.inference.gauss_newton import Peaks, PoseList
 from posterion.inference.images import ImageBatch
+from posterion.inference.laplace import GaussianPosterior, gaussian_posterior, well_determined
 from posterion.inference.local import local_candidates
-from posterion.inference.posterior import Posterior, Support, posterior_of
-from posterion.inference.search import SearchPlan
+from posterion.inference.multi_start import apart, peaks_of_batch
+from posterion.inference.posterior import Posterior
+from posterion.inference.search import (
+    Candidates,
+    LevelCount,
+    Pruning,
+    SearchPlan,
+    floor_of_level,
+    margin_rule,
+    total_counts,
+)
 from posterion.physics.projection import FourierVolume
-from posterion.physics.shifts import shifted, unshifted_sum
+from posterion.physics.shifts import shifted
 
 __all__ = ["BatchExpectation", "expect_batch"]
 
@@ -41,7 +61,10 @@ class BatchExpectation:
         sigma2`` with the
         expected reference R = C P V
     masked_power_is : (n, box//2+1), see `ImageBatch`
-    scored_i : (n,) number of rotations scored at the last level
+    scored_i : (n,) number of rotations scored at the last level, or of slices compared while climbing
+    counts : poses scored and kept at each level of the grid search, over all images
+    gaussian : how many of the posteriors are sums of Gaussians
+    diverged : how many images kept the grid because their optimiser found no peak
     """
 
     index_i: NDArray[np.int64]
@@ -58,28 +81,9 @@ class BatchExpectation:
     square_is: NDArray[np.float64]
     masked_power_is: NDArray[np.float64]
     scored_i: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class _ImageTerms:
-    """One image's share of a `BatchExpectation`.
-
-    Attributes
-    ----------
-    posterior : cut to nearly all of its mass
-    shifted_tp : (kept T, P) complex64, ``C y / sigma2`` at the kept shifts
-    cross_s, square_s : (radius + 1,) agreement with the expected reference
-    scored : rotations scored at the last level
-    """
-
-    posterior: Posterior
-    shifted_tp: NDArray[np.complex64]
-    cross_s: NDArray[np.float64]
-    square_s: NDArray[np.float64]
-    scored: int
-
-
-_Slices = tuple[NDArray[np.float64], NDArray[np.complex64], NDArray[np.float32]]
+    counts: tuple[LevelCount, ...] = ()
+    gaussian: int = 0
+    diverged: int = 0
 
 
 def expect_batch(
@@ -87,9 +91,9 @@ def expect_batch(
     volume: FourierVolume,
     plan: SearchPlan,
     shared: SharedGrid | None,
-    previous_matrices: NDArray[np.float64],
-    previous_shifts_px: NDArray[np.float64],
+    previous: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
     hard: bool = False,
+    bounds: BranchAndBound | None = None,
 ) -> BatchExpectation:
     """Find the posterior over poses of each image of a batch, and its M-step terms.
 
@@ -99,61 +103,122 @@ def expect_batch(
     volume : reference of the batch's half set
     plan : search plan
     shared : slices of the first level; None for a local plan
-    previous_matrices, previous_shifts_px : (n, 3, 3), (n, 2) last poses, where a local plan starts
+    previous : (n, 3, 3) and (n, 2) last poses, where a local plan starts; None where there are none
     hard : keep only the best pose (projection matching) instead of the posterior
+    bounds : of the reference, where cells are pruned by them; by the plan's margin where None
     """
     usable = np.flatnonzero(batch.finite_i).tolist()
     mass = 0.0 if hard else _MASS
     levels = [LevelImages.of(batch, level.radius) for level in plan.levels]
     if shared is not None and len(plan.levels) == 1:
         supports = dense_supports(batch, shared, plan)
-        terms = [_terms_of_image(batch, row, levels[-1], supports[row], mass) for row in usable]
-        return _collect(batch, usable, terms, levels[-1], plan, _sum_shared(batch, usable, terms, shared))
-    if shared is not None:
-        starts = dense_candidates(batch, shared, plan)
-    else:
-        residual = previous_shifts_px - batch.shift0_px
-        starts = [local_candidates(m, s, plan) for m, s in zip(previous_matrices, residual, strict=True)]
-    terms, slices = [], []
+        found = [
+            grid_terms(levels[-1], row, supports[row], mass, plan.log_rotation_cell)[0] for row in usable
+        ]
+        summed = _sum_shared(batch, usable, found, shared, supports[0].shifts_px)
+        return _collect(batch, usable, found, levels[-1], plan, summed)
+    starts = _Starts.of(batch, plan, shared, previous)
+    peaks = _climb(batch, usable, levels, volume, plan, starts) if plan.climb else {}
+    rules = [margin_rule(plan)] * len(batch) if bounds is None else bounds.rules(batch, levels)
+    terms, slices, counts, diverged = [], [], [], 0
     for row in usable:
-        support = refine(batch, row, levels, volume, plan, starts[row])
-        terms.append(_terms_of_image(batch, row, levels[-1], support, mass))
-        slices.append(_own_slices(batch, row, terms[-1], support))
-    return _collect(batch, usable, terms, levels[-1], plan, _stack_slices(slices, len(batch.pixels)))
+        if row in peaks and well_determined(peaks[row])[0]:
+            posterior = gaussian_posterior(peaks[row], plan, batch.pixels.radius)
+            scored = peaks[row].evaluations
+            terms.append(gaussian_terms(levels[-1], row, volume, posterior, scored))
+            slices.append(gaussian_slices(batch, row, posterior))
+            continue
+        diverged += row in peaks and not peaks[row].converged_k[0]
+        start = starts.candidates(row, rules[row])
+        support = refine(batch, row, levels, volume, plan, start, rules[row])
+        counts.append(support.counts)
+        own, kept = grid_terms(levels[-1], row, support, mass, plan.log_rotation_cell)
+        terms.append(own)
+        slices.append(grid_slices(batch, row, kept, support))
+    stacked = _stack_slices(slices, len(batch.pixels))
+    collected = _collect(batch, usable, terms, levels[-1], plan, stacked, diverged)
+    return replace(collected, counts=total_counts(counts))
 
 
-def _terms_of_image(
-    batch: ImageBatch, row: int, images: LevelImages, support: Support, mass: float
-) -> _ImageTerms:
-    """Posterior of one image and its agreement with the reference that the posterior expects."""
-    posterior = posterior_of(support, mass)
-    rotations, weight_rt = posterior.rotation_r, posterior.weight_rt
-    shifts_px = support.shifts_px[posterior.shift_t]
-    pixels = images.pixels
-    slices_rp = support.slices_rp[rotations]
-    # Reference expected in the image's own frame: sum over rotations first, then each shift undone.
-    expected_tp = (weight_rt.T @ slices_rp.view(np.float32)).view(np.complex64)
-    expected_p = unshifted_sum(expected_tp, pixels, shifts_px)
-    power_p = weight_rt.sum(axis=1) @ (slices_rp.real**2 + slices_rp.imag**2)
-    cross_p = (expected_p.conj() * images.whitened_ip[row]).real
-    return _ImageTerms(
-        posterior=posterior,
-        shifted_tp=shifted(batch.data_ip[row], batch.pixels, shifts_px),
-        cross_s=pixels.shell_sum(cross_p),
-        square_s=pixels.shell_sum(images.ctf2_ip[row] * power_p),
-        scored=len(support.matrices),
-    )
+@dataclass(frozen=True)
+class _Starts:
+    """Where the search of each image of a batch starts: on the shared grid, or at the last pose."""
+
+    batch: ImageBatch
+    plan: SearchPlan
+    shared: SharedGrid | None
+    scores_itr: NDArray[np.float32] | None
+    shifts_px: NDArray[np.float64]
+    previous: tuple[NDArray[np.float64], NDArray[np.float64]] | None
+
+    @classmethod
+    def of(
+        cls,
+        batch: ImageBatch,
+        plan: SearchPlan,
+        shared: SharedGrid | None,
+        previous: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+    ) -> _Starts:
+        """Score the shared grid, where there is one."""
+        scores, shifts_px = None, np.zeros((0, 2))
+        if shared is not None:
+            scores, shifts_px = dense_log_prob(batch, shared, plan)
+        return cls(batch, plan, shared, scores, shifts_px, previous)
+
+    def candidates(self, row: int, prune: Pruning) -> Candidates:
+        """List the cells that a search level by level scores first, or all of the last level."""
+        if self.shared is not None and self.scores_itr is not None:
+            everything = Candidates(0, self.shared.cell, self.shifts_px)
+            return survivors_divided(everything, self.scores_itr[row].T, self.plan, prune)
+        if self.plan.local_radius_deg is None:
+            return complete_candidates(self.plan)
+        if self.previous is None:
+            raise ValueError("a local plan needs previous poses")
+        matrices, shifts_px = self.previous
+        pose = matrices[row], shifts_px[row] - self.batch.shift0_px[row]
+        if self.plan.search == "exhaustive":
+            return complete_candidates(self.plan, *pose)
+        return local_candidates(*pose, self.plan)
+
+    def poses(self, rows: list[int]) -> PoseList:
+        """List the poses from which images climb: the best cells, far from each other, and the last pose."""
+        parts = []
+        if self.shared is not None and self.scores_itr is not None:
+            parts = [self._best_cells(row, self.shared, self.scores_itr[row]) for row in rows]
+        if self.previous is not None:
+            matrices, shifts_px = (values[rows] for values in self.previous)
+            rows_k = np.array(rows, np.int32)
+            parts.append(PoseList(rows_k, matrices, shifts_px - self.batch.shift0_px[rows]))
+        return PoseList.joined(parts)
+
+    def _best_cells(self, row: int, shared: SharedGrid, scores_tr: NDArray[np.float32]) -> PoseList:
+        best_r = scores_tr.max(axis=0)
+        floor = floor_of_level(float(best_r.max()), self.plan, 0)
+        chosen = apart(shared.matrices, best_r, floor, self.plan.grid(0).step_deg)
+        shifts_px = self.shifts_px[scores_tr[:, chosen].argmax(axis=0)]
+        return PoseList(np.full(len(chosen), row, np.int32), shared.matrices[chosen], shifts_px)
 
 
-def _own_slices(batch: ImageBatch, row: int, terms: _ImageTerms, support: Support) -> _Slices:
-    """Slices one image inserts: ``sum_t Gamma C y / sigma2``, ``sum_t Gamma C^2 / sigma2`` per rotation."""
-    weight_rt = terms.posterior.weight_rt
-    numerator_rp = (weight_rt @ terms.shifted_tp.view(np.float32)).view(np.complex64)
-    weight_rp = np.outer(weight_rt.sum(axis=1), batch.inserted_ctf2(row))
-    return support.matrices[terms.posterior.rotation_r], numerator_rp, weight_rp
+def _climb(
+    batch: ImageBatch,
+    usable: list[int],
+    levels: list[LevelImages],
+    volume: FourierVolume,
+    plan: SearchPlan,
+    starts: _Starts,
+) -> dict[int, Peaks]:
+    """Peaks of the posterior of each usable image, the best one first."""
+    if not usable:
+        return {}
+    peaks = peaks_of_batch(batch, levels, volume, plan, starts.poses(usable))
+    bounds = np.searchsorted(peaks.poses.image_k, [*usable, len(batch)])
+    return {
+        row: peaks[np.arange(first, last)]
+        for row, first, last in zip(usable, bounds[:-1], bounds[1:], strict=True)
+    }
 
 
-def _stack_slices(slices: list[_Slices], pixels: int) -> _Slices:
+def _stack_slices(slices: list[Slices], pixels: int) -> Slices:
     """Slices of all images of a batch, one after the other."""
     empty = np.empty((0, 3, 3)), np.empty((0, pixels), np.complex64), np.empty((0, pixels), np.float32)
     matrices, numerators, weights = zip(empty, *slices, strict=True)
@@ -161,36 +226,41 @@ def _stack_slices(slices: list[_Slices], pixels: int) -> _Slices:
 
 
 def _sum_shared(
-    batch: ImageBatch, usable: list[int], terms: list[_ImageTerms], shared: SharedGrid
-) -> _Slices:
+    batch: ImageBatch,
+    usable: list[int],
+    terms: list[ImageTerms],
+    shared: SharedGrid,
+    shifts_px: NDArray[np.float64],
+) -> Slices:
     """Slices summed over a batch on the shared grid: the transpose of the dense pass, two matrix products.
 
     ``slice_sum_rp = Gamma^T @ images`` and ``weight_rp = Gamma^T @ [C^2/sigma2]`` (THEORY 4): one
     insertion per rotation, not one per image.
     """
-    gamma_ri = np.zeros((len(shared.cell), len(terms)), np.float32)
+    posteriors = [own.posterior for own in terms if isinstance(own.posterior, Posterior)]
+    gamma_ri = np.zeros((len(shared.cell), len(posteriors)), np.float32)
     columns = [np.empty((len(shared.cell), 0), np.float32)]
-    for i, image in enumerate(terms):
-        full = np.zeros((len(shared.cell), image.posterior.weight_rt.shape[1]), np.float32)
-        full[image.posterior.rotation_r] = image.posterior.weight_rt
+    moved = [np.empty((0, len(batch.pixels)), np.complex64)]
+    for i, (row, posterior) in enumerate(zip(usable, posteriors, strict=True)):
+        full = np.zeros((len(shared.cell), posterior.weight_rt.shape[1]), np.float32)
+        full[posterior.rotation_r] = posterior.weight_rt
         gamma_ri[:, i] = full.sum(axis=1)
         columns.append(full)
+        moved.append(shifted(batch.data_ip[row], batch.pixels, shifts_px[posterior.shift_t]))
     used = np.flatnonzero(gamma_ri.any(axis=1))
     gamma_rt = np.concatenate(columns, axis=1)[used]
-    shifted_tp = np.concatenate(
-        [np.empty((0, len(batch.pixels)), np.complex64), *[t.shifted_tp for t in terms]]
-    )
-    numerator_rp = (gamma_rt @ shifted_tp.view(np.float32)).view(np.complex64)
+    numerator_rp = (gamma_rt @ np.concatenate(moved).view(np.float32)).view(np.complex64)
     return shared.matrices[used], numerator_rp, gamma_ri[used] @ batch.inserted_ctf2(usable)
 
 
 def _collect(
     batch: ImageBatch,
     usable: list[int],
-    terms: list[_ImageTerms],
+    terms: list[ImageTerms],
     images: LevelImages,
     plan: SearchPlan,
-    slices: _Slices,
+    slices: Slices,
+    diverged: int = 0,
 ) -> BatchExpectation:
     """Stack the terms of a batch's images."""
     shells = plan.radius + 1
@@ -198,12 +268,11 @@ def _collect(
     square_is = np.array([t.square_s for t in terms]).reshape(-1, shells)
     power_i = images.power_i[usable]
     posteriors = [t.posterior for t in terms]
-    evidence = np.array([post.log_evidence for post in posteriors]) + plan.log_rotation_cell
     return BatchExpectation(
         index_i=batch.index_i[usable],
         matrices_i=np.array([post.matrix for post in posteriors]).reshape(-1, 3, 3),
         shifts_px_i=np.array([post.shift_px for post in posteriors]).reshape(-1, 2) + batch.shift0_px[usable],
-        log_likelihood_i=evidence - power_i,
+        log_likelihood_i=np.array([t.log_evidence for t in terms]) - power_i,
         correlation_i=_correlation(cross_is.sum(axis=1), square_is.sum(axis=1), power_i),
         pmax_i=np.array([post.pmax for post in posteriors]),
         effective_orientations_i=np.array([post.effective_orientations for post in posteriors]),
@@ -214,6 +283,8 @@ def _collect(
         square_is=square_is,
         masked_power_is=batch.masked_power_is[usable],
         scored_i=np.array([t.scored for t in terms], np.int64),
+        gaussian=sum(isinstance(post, GaussianPosterior) for post in posteriors),
+        diverged=diverged,
     )
 
 

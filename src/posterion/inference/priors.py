@@ -45,6 +45,13 @@ class PosePrior:
         log_mass = -0.5 * squared / variance + np.log(step_px**2 / (2 * np.pi * variance))
         return np.asarray(log_mass, np.float32)
 
+    def log_density(
+        self, matrices: NDArray[np.float64], shifts_px: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Log prior density per pixel^2, relative to uniform in rotation: (n, 3, 3), (n, 2) -> (n,)."""
+        direction = self.log_direction_d[_direction_pixel(matrices[:, 2])]
+        return direction + self.of_shifts(shifts_px, 1.0)
+
 
 def _direction_pixel(vectors: NDArray[np.float64]) -> NDArray[np.int64]:
     return hpgeom.vector_to_pixel(2**_PRIOR_ORDER, *vectors.T, nest=True)  # type: ignore[no-any-return]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,6 +30,7 @@ __all__ = [
     "loss_of_cell",
     "margin_rule",
     "require_search",
+    "total_counts",
     "within_margin",
 ]
 
@@ -127,6 +128,9 @@ class LevelCount:
     scored: int
     kept: int
 
+    def __add__(self, other: LevelCount) -> LevelCount:
+        return LevelCount(self.scored + other.scored, self.kept + other.kept)
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -144,6 +148,16 @@ class Candidates:
     cell: NDArray[np.int64]
     shifts_px: NDArray[np.float64]
     counts: tuple[LevelCount, ...] = ()
+
+
+def total_counts(counts: Iterable[tuple[LevelCount, ...]]) -> tuple[LevelCount, ...]:
+    """Sum counts of many images level by level, from the last level backwards."""
+    total: list[LevelCount] = []
+    for own in counts:
+        total += [LevelCount(0, 0)] * (len(own) - len(total))
+        for place, count in enumerate(reversed(own)):
+            total[place] += count
+    return tuple(reversed(total))
 
 
 Kept = tuple[NDArray[np.intp], NDArray[np.intp]]

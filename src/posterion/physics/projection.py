@@ -12,7 +12,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from posterion.compute import Workers
-from posterion.kernels import gather_slices, scatter_slices, sum_rotated
+from posterion.kernels import SCORE_TERMS, gather_slices, scatter_slices, score_poses, sum_rotated
 from posterion.physics.fourier import (
     Disc,
     disc,
@@ -138,6 +138,33 @@ class FourierVolume:
         )
         return out.view(np.complex64)[..., 0]
 
+    def score_poses(
+        self,
+        matrices: NDArray[np.float64],
+        shifts_px: NDArray[np.float64],
+        image_k: NDArray[np.int32],
+        pixels: Disc,
+        whitened_ip: NDArray[np.complex64],
+        ctf2_ip: NDArray[np.float32],
+    ) -> NDArray[np.float64]:
+        """Compare images with slices at poses, with derivatives: (K, 22), see `posterion.kernels.score_poses`.
+
+        Parameters
+        ----------
+        matrices, shifts_px : (K, 3, 3) and (K, 2) poses, pixels
+        image_k : (K,) which image each is compared with
+        pixels : disc of the images
+        whitened_ip, ctf2_ip : (n, P) complex64 ``w C y / sigma2`` and float32 ``w C^2 / sigma2``
+        """
+        terms = np.empty((len(matrices), SCORE_TERMS))
+        axes = np.ascontiguousarray(self.padding * np.asarray(matrices), np.float32)
+        rows = (pixels.row_ky, pixels.row_first_kx, pixels.row_start)
+        centre = _centre(self.radius, self.padding)
+        score_poses(
+            self.values, centre, axes, shifts_px, image_k, rows, self.box, whitened_ip, ctf2_ip, terms
+        )
+        return terms
+
     def project(self, matrices: NDArray[np.floating]) -> NDArray[np.complex64]:
         """Project along rotated z: (n, 3, 3) rotations -> (n, box, box//2+1) half spectra of the projections.
 
@@ -199,11 +226,13 @@ class Accumulator:
         self._over_slabs(insert_slab, workers)
 
     def _over_slabs(self, function: Callable[[tuple[int, int]], None], workers: Workers | None) -> None:
-        """Call a function on every slab of z planes, over the threads if there are any."""
+        """Call a function on slabs of z planes, over the threads if there are any."""
         if workers is None:
             function((0, len(self.values)))
             return
-        edges = np.linspace(0, len(self.values), _SLABS + 1).astype(int).tolist()
+        # A plane's sums do not depend on the slab it is in; fewer slabs clip fewer rows.
+        slabs = 1 if workers.threads == 1 else min(_SLABS, 4 * workers.threads)
+        edges = np.linspace(0, len(self.values), slabs + 1).astype(int).tolist()
         for _ in workers.map_ordered(function, pairwise(edges)):
             pass
 

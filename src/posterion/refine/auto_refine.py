@@ -23,13 +23,14 @@ from posterion.refine.state import IterationInfo, ParticleEstimates, RefinementS
 
 __all__ = ["MapSet", "init", "step"]
 
-_MAP_MARGIN_SHELLS = 10
+_MAP_MARGIN_SHELLS = 20
 _COMPARE_MARGIN_SHELLS = 4
 _FSC_LIMIT = 0.143
 _SHARP_POSTERIOR = 2.5
 _BROAD_POSTERIOR, _WORTH_REFINING = 200.0, 50.0
 _COARSEST, _FINE_ENOUGH, _FINEST = 0.5, 4.0, 16.0
-_STILL_CHANGING = 0.008
+_GRIDS_UNCHANGED, _PEAKS_UNCHANGED = 0.008, 0.002
+_MOSTLY, _SETTLED_DEG = 0.5, 1.0
 _BLOCK = 2**14
 
 
@@ -186,27 +187,52 @@ def _next_state(
 
 
 def _decide(measured: RefinementState, old: RefinementState, info: IterationInfo) -> RefinementState:
-    """Decide what comes next: a finer grid, a local search, or the end.
-
-    The grid is refined as long as posteriors are narrower than its cells, and coarsened where they are
-    very broad. When
-    neither the resolution rises nor the map changes, the search becomes local, then finer, and then has
-    converged.
-    """
+    """Decide what comes next, from what was measured: where to search, how finely, or that it is the end."""
     search = replace(measured.search, support_share=info.support_share)
-    improving = measured.best_shell > old.best_shell or info.map_change > _STILL_CHANGING
+    peaks = info.gaussian_share > _MOSTLY
+    unchanged = _PEAKS_UNCHANGED if peaks else _GRIDS_UNCHANGED
+    improving = measured.best_shell > old.best_shell or info.map_change > unchanged
+    decide = _decide_on_peaks if peaks else _decide_on_grids
+    return decide(replace(measured, search=search), old, info, improving)
+
+
+def _decide_on_peaks(
+    measured: RefinementState, old: RefinementState, info: IterationInfo, improving: bool
+) -> RefinementState:
+    """Posteriors are peaks: they climb from where they are once poses have settled.
+
+    When neither the resolution rises nor the map changes, all orientations are searched once more; if that
+    changes nothing either, the refinement has converged.
+    """
+    search = measured.search
+    if improving:
+        settled = info.angle_change_deg < _SETTLED_DEG
+        return replace(measured, stalled=0, search=replace(search, local=settled))
+    local = replace(search, local=not old.search.local)
+    return replace(measured, stalled=old.stalled + 1, search=local, converged=not old.search.local)
+
+
+def _decide_on_grids(
+    measured: RefinementState, old: RefinementState, info: IterationInfo, improving: bool
+) -> RefinementState:
+    """Posteriors are grids: refined while posteriors are narrower than its cells, coarser where very broad.
+
+    When neither the resolution rises nor the map changes, the search becomes local, then finer, and then
+    has converged.
+    """
+    search = measured.search
     if info.effective_orientations < _SHARP_POSTERIOR and search.fineness < _FINEST:
         return replace(measured, stalled=0, search=replace(search, fineness=2 * search.fineness))
     if info.effective_orientations > _BROAD_POSTERIOR and search.fineness > _COARSEST:
         return replace(measured, stalled=0, search=replace(search, fineness=search.fineness / 2))
     if improving:
-        return replace(measured, stalled=0, search=search)
+        return replace(measured, stalled=0)
     if not search.local:
         return replace(measured, stalled=0, search=replace(search, local=True))
     if search.fineness < _FINE_ENOUGH and info.effective_orientations < _WORTH_REFINING:
         return replace(measured, stalled=0, search=replace(search, fineness=2 * search.fineness))
     stalled = old.stalled + 1
-    return replace(measured, stalled=stalled, search=search, converged=stalled >= 2)
+    return replace(measured, stalled=stalled, converged=stalled >= 2)
 
 
 def _report(
@@ -230,7 +256,7 @@ def _report(
         compared_to_angstrom=edge / plan.radius,
         angular_step_deg=grid.step_deg,
         shift_step_px=last.shift_step_px,
-        search="local" if old.search.local else "dense" if len(plan.levels) == 1 else "global",
+        search=_name_of_search(old, plan),
         pmax=float(found.pmax[used].mean(dtype=np.float64)),
         log_likelihood=float(found.log_likelihood[used].mean(dtype=np.float64)),
         effective_orientations=float(np.median(found.effective_orientations[used])),
@@ -239,9 +265,19 @@ def _report(
         shift_change_px=shift_change_px,
         map_change=_map_change(old, new),
         scored_rotations=sums.scored / max(int(found.usable.sum()), 1),
+        poses_scored=[count.scored / len(found.usable) for count in sums.counts],
+        poses_kept=[count.kept / len(found.usable) for count in sums.counts],
+        gaussian_share=sums.gaussian / max(int(found.usable.sum()), 1),
+        diverged=sums.diverged,
         quarantined=int((~found.usable).sum()),
         seconds=seconds,
     )
+
+
+def _name_of_search(old: RefinementState, plan: SearchPlan) -> str:
+    if old.search.local:
+        return "local"
+    return "dense" if len(plan.levels) == 1 else "global"
 
 
 def _pose_changes(

@@ -8,19 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from posterion.inference.branch_and_bound import BranchAndBound
 from posterion.inference.exhaustive import SharedGrid
 from posterion.inference.expectation import BatchExpectation, expect_batch
 from posterion.inference.images import ImageBatch, NoiseModel, mask_area, prepare_images
 from posterion.inference.likelihood import gaussian_log_prob, profile_log_prob
 from posterion.inference.priors import PosePrior
-from posterion.inference.search import SearchPlan
+from posterion.inference.search import LevelCount, SearchPlan, total_counts
 from posterion.physics.fourier import disc
 from posterion.physics.projection import Accumulator, FourierVolume
 from posterion.physics.sampling import shift_lattice
 from posterion.physics.symmetry import point_group_operators
 from posterion.refine.context import RefineContext
 from posterion.refine.schedule import local_radius_deg, search_levels
-from posterion.refine.state import ParticleEstimates, RefinementState
+from posterion.refine.state import ParticleEstimates, RefineConfig, RefinementState
 
 __all__ = ["ExpectationSums", "expect_half", "make_plan"]
 
@@ -36,6 +37,7 @@ _LATER_SHIFT_RANGE_PX = 2.5
 def make_plan(context: RefineContext, state: RefinementState, compare_radius: int) -> SearchPlan:
     """Decide how an iteration searches: levels, ranges, prior, and a random turn of the grid."""
     config = context.config
+    search = _search_of(config)
     range_px = (
         config.shift_range_angstrom / context.pixel_size if state.iteration == 0 else _LATER_SHIFT_RANGE_PX
     )
@@ -46,6 +48,7 @@ def make_plan(context: RefineContext, state: RefinementState, compare_radius: in
         state.search,
         range_px,
         len(point_group_operators(config.point_group)),
+        small_cells=search == "branch-and-bound",
     )
     rng = np.random.default_rng((config.seed, state.iteration))
     turn = Rotation.from_rotvec(np.radians(rng.uniform(-_GRID_TURN_DEG, _GRID_TURN_DEG, 3)))
@@ -58,8 +61,16 @@ def make_plan(context: RefineContext, state: RefinementState, compare_radius: in
         grid_offset=turn.as_matrix(),
         prior=PosePrior(state.log_direction_d, state.offset_sigma_px),
         score=gaussian_log_prob if config.method == "em" else profile_log_prob,
+        climb=config.method == "em" and config.search == "auto",
         local_radius_deg=local_radius_deg(levels) if state.search.local else None,
+        search=search,
     )
+
+
+def _search_of(config: RefineConfig) -> str:
+    """Which rule prunes; correlations, by which the grey scale is fitted, have no bound."""
+    no_bound = config.search == "branch-and-bound" and config.method != "em"
+    return "adaptive" if no_bound or config.search == "auto" else config.search
 
 
 def expect_half(
@@ -75,21 +86,23 @@ def expect_half(
     radius : highest shell that the maximisation step collects, at least the plan's
     """
     volume = FourierVolume.from_map(state.half_maps[half], plan.radius, workers=context.workers.threads)
-    shared = None if state.search.local else SharedGrid.of(volume, plan)
+    complete = plan.search == "exhaustive" and len(plan.levels) > 1
+    shared = None if state.search.local or complete else SharedGrid.of(volume, plan)
+    bounds = BranchAndBound.of(volume, plan) if plan.search == "branch-and-bound" else None
     noise = NoiseModel(state.sigma2_gs, context.noise_group_i, state.scale_g, context.scale_group_i)
     hard = context.config.method == "projection-matching"
     known = state.particles
 
     def expect(index_i: NDArray[np.int64]) -> BatchExpectation:
-        matrices = known.matrices[index_i].astype(np.float64)
         shifts_px = known.shifts_px[index_i].astype(np.float64)
+        previous = (known.matrices[index_i].astype(np.float64), shifts_px) if state.iteration else None
         images = context.particles.images(index_i)
         batch = prepare_images(
             context.particles, index_i, images, radius, context.diameter_px, noise, np.rint(shifts_px)
         )
         if hard:
             batch = _weighted_by_score(context, known, batch)
-        return expect_batch(batch, volume, plan, shared, matrices, shifts_px, hard)
+        return expect_batch(batch, volume, plan, shared, previous, hard, bounds)
 
     members = np.flatnonzero(context.half_i == half + 1)
     size = _batch_size(plan, shared, state.search.support_share, len(disc(context.box, radius)))
@@ -150,6 +163,9 @@ class ExpectationSums:
     noise_gs, count_g : residual power per shell and number of images per noise group
     cross_g, square_g : agreement with the reference per scale group
     scored : rotations scored at the last level, over all images
+    counts : poses scored and kept at each level of the grid search, over all images
+    gaussian : images whose posterior is a sum of Gaussians
+    diverged : images that kept the grid because their optimiser found no peak
     """
 
     def __init__(self, context: RefineContext, state: RefinementState, plan: SearchPlan, radius: int) -> None:
@@ -165,7 +181,8 @@ class ExpectationSums:
         self.count_g = np.zeros(groups)
         self.cross_g, self.square_g = np.zeros((2, len(state.scale_g)))
         self.estimates = ParticleEstimates.empty(len(context.particles))
-        self.scored = 0
+        self.scored = self.gaussian = self.diverged = 0
+        self.counts: tuple[LevelCount, ...] = ()
 
     def add(self, part: BatchExpectation, half: int) -> None:
         """Add one batch of a half (0 or 1)."""
@@ -178,6 +195,9 @@ class ExpectationSums:
         np.add.at(self.cross_g, scale_group, part.cross_is.sum(axis=1))
         np.add.at(self.square_g, scale_group, part.square_is.sum(axis=1))
         self.scored += int(part.scored_i.sum())
+        self.counts = total_counts([self.counts, part.counts])
+        self.gaussian += part.gaussian
+        self.diverged += part.diverged
 
     def _add_noise(self, part: BatchExpectation) -> None:
         """Add ``|y|^2 - 2 y.R + |R|^2`` per shell, of masked images, scaled to the whole image's area."""

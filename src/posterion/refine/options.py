@@ -12,6 +12,7 @@ from typing import Any
 from posterion.data.atomic import write_text
 from posterion.data.particles import Supplement
 from posterion.errors import PosterionError
+from posterion.inference.search import require_search
 from posterion.physics.symmetry import point_group_operators
 from posterion.refine.state import RefineConfig
 
@@ -39,6 +40,8 @@ class RefineOptions:
     symmetry : point group, RELION's name and axes
     mask : solvent mask (MRC, same box, values 0 to 1); a soft sphere of the particle's diameter where None
     method : ``em`` (posterior-weighted) or ``projection-matching`` (best pose only)
+    search : ``exhaustive`` scores all poses of the finest grid, ``adaptive`` those within a margin of the
+        best at coarser levels, ``branch-and-bound`` those that may still matter; ``auto`` is the fastest
     initial_lowpass_angstrom : the reference is low-passed to this; None: a sixth of the diameter, 20 to 60 A
     join_halves_angstrom : below this resolution both halves share their mean, so that they cannot drift apart
     shift_range_angstrom : radius of the search for origin offsets; None: 5 pixels
@@ -53,6 +56,7 @@ class RefineOptions:
     symmetry: str = "C1"
     mask: Path | None = None
     method: str = "em"
+    search: str = "auto"
     initial_lowpass_angstrom: float | None = None
     join_halves_angstrom: float = 40.0
     shift_range_angstrom: float | None = None
@@ -82,11 +86,18 @@ def resolve(
     Raises
     ------
     PosterionError
-        For an unknown symmetry or method, a diameter larger than the box, and lengths that make no sense.
+        For an unknown symmetry, method or search, a diameter larger than the box, and lengths that make no
+        sense.
     """
     point_group_operators(options.symmetry)
     if options.method not in METHODS:
         raise PosterionError(f"method '{options.method}' is unknown; choose one of {', '.join(METHODS)}")
+    require_search(options.search)
+    if options.search == "branch-and-bound" and options.method != "em":
+        raise PosterionError(
+            "branch and bound bounds the log-probability of method 'em'; for projection matching choose "
+            "another search"
+        )
     require_diameter(diameter_angstrom, box_px, pixel_size_angstrom)
     box_angstrom = box_px * pixel_size_angstrom
     low, high = _LOWPASS_RANGE_ANGSTROM
@@ -100,6 +111,7 @@ def resolve(
         diameter_angstrom=float(diameter_angstrom),
         point_group=options.symmetry,
         method=options.method,
+        search=options.search,
         initial_lowpass_angstrom=float(lowpass),
         join_halves_angstrom=float(options.join_halves_angstrom),
         shift_range_angstrom=float(shift_range),

@@ -22,6 +22,7 @@ class RefineConfig:
     diameter_angstrom : diameter of the particle's mask, Angstrom
     point_group : symmetry, RELION's names and axes
     method : ``em`` weighs all poses by their posterior; ``projection-matching`` takes the best (FREALIGN)
+    search : which poses are scored, one of `posterion.inference.search.SEARCHES`
     initial_lowpass_angstrom : resolution to which the starting map is cut, Angstrom
     join_halves_angstrom : the half maps share what is coarser than this, Angstrom
     shift_range_angstrom : radius of the shifts searched at first, Angstrom
@@ -34,6 +35,7 @@ class RefineConfig:
     diameter_angstrom: float
     point_group: str = "C1"
     method: str = "em"
+    search: str = "auto"
     initial_lowpass_angstrom: float = 40.0
     join_halves_angstrom: float = 40.0
     shift_range_angstrom: float = 14.0
@@ -132,7 +134,10 @@ class IterationInfo:
     effective_orientations : median over particles
     support_share : mean effective number of orientations over the number of cells of the grid
     angle_change_deg, shift_change_px : medians against the previous iteration
-    scored_rotations : mean number at the last level
+    scored_rotations : mean number of slices compared at the last level, or while climbing
+    poses_scored, poses_kept : mean number per particle at each level of the grid search, coarse to fine
+    gaussian_share : share of the particles whose posterior is a sum of Gaussians, not a grid
+    diverged : particles that kept a grid because their optimiser found no peak
     seconds : wall seconds per phase
     """
 
@@ -150,5 +155,9 @@ class IterationInfo:
     shift_change_px: float
     map_change: float
     scored_rotations: float
+    poses_scored: list[float]
+    poses_kept: list[float]
+    gaussian_share: float
+    diverged: int
     quarantined: int
     seconds: dict[str, float]

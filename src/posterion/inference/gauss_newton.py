@@ -1,0 +1,206 @@
+r"""Gauss-Newton over the five pose parameters: from rough poses to the peaks of the posterior.
+
+Near a peak the log-probability of a pose is a parabola. With D the derivatives of the model slice by the
+rotation vector omega (in the image's frame, ``R -> exp(omega) R``) and by the shift,
+
+    gradient = sum_p Re[ conj(D m) (d - c2 m) ],    normal = sum_p c2 Re[ conj(D m) D m ]
+
+and the step ``normal^-1 gradient`` leads to the peak; `normal` is the information that the image holds on its
+pose. Damped after Levenberg and Marquardt, so a step never loses log-probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posterion.inference.adaptive import LevelImages
+from posterion.inference.priors import PosePrior
+from posterion.physics.projection import FourierVolume
+from posterion.physics.rotations import matrices_from_rotation_vectors
+
+__all__ = ["Peaks", "PoseList", "climb"]
+
+_MOST_STEPS = 12
+_FIRST_DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-3, 1e-6, 1e4
+_PLAUSIBLE_GAIN_NATS = 1.0
+_LONGEST_STEP = 1.0
+_UPPER = np.triu_indices(5)
+
+
+@dataclass(frozen=True)
+class PoseList:
+    """Poses of the images of a batch, any number for each image.
+
+    Attributes
+    ----------
+    image_k : (K,) int32, row of the batch, ascending
+    matrices : (K, 3, 3) float64
+    shifts_px : (K, 2) float64, (x, y) on top of the batch's whole-pixel offsets
+    """
+
+    image_k: NDArray[np.int32]
+    matrices: NDArray[np.float64]
+    shifts_px: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.image_k)
+
+    def __getitem__(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> PoseList:
+        return PoseList(self.image_k[rows], self.matrices[rows], self.shifts_px[rows])
+
+    @classmethod
+    def joined(cls, parts: Sequence[PoseList]) -> PoseList:
+        """All poses of several lists, ordered by image."""
+        image_k = np.concatenate([part.image_k for part in parts])
+        matrices = np.concatenate([part.matrices for part in parts])
+        shifts_px = np.concatenate([part.shifts_px for part in parts])
+        return cls(image_k, matrices, shifts_px)[np.argsort(image_k, kind="stable")]
+
+    def moved(self, steps_ka: NDArray[np.float64]) -> PoseList:
+        """Poses after steps (K, 5): rotation vector in the image's frame, radians, and shift, pixels."""
+        turned = matrices_from_rotation_vectors(steps_ka[:, :3]) @ self.matrices
+        return replace(self, matrices=turned, shifts_px=self.shifts_px + steps_ka[:, 3:])
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Where the poses climbed to.
+
+    Attributes
+    ----------
+    poses : the peaks
+    log_prob_k : (K,) float64, log-likelihood plus log prior
+    nats_k : (K,) float64, log-likelihood alone: how much better than no signal the pose explains the image
+    gradient_ka : (K, 5) float64
+    normal_kab : (K, 5, 5) float64, information on rotation vector (radians) and shift (pixels)
+    converged_k : (K,) bool, whether no step promises anything any more
+    evaluations : number of slices compared
+    """
+
+    poses: PoseList
+    log_prob_k: NDArray[np.float64]
+    nats_k: NDArray[np.float64]
+    gradient_ka: NDArray[np.float64]
+    normal_kab: NDArray[np.float64]
+    converged_k: NDArray[np.bool_]
+    evaluations: int = 0
+
+    def __getitem__(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Peaks:
+        return Peaks(
+            self.poses[rows],
+            self.log_prob_k[rows],
+            self.nats_k[rows],
+            self.gradient_ka[rows],
+            self.normal_kab[rows],
+            self.converged_k[rows],
+            self.evaluations,
+        )
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """What poses are compared with."""
+
+    images: LevelImages
+    shift0_px: NDArray[np.float64]
+    volume: FourierVolume
+    prior: PosePrior
+
+    def look(self, poses: PoseList) -> Peaks:
+        """Log-probability of poses with gradient and normal matrix, prior included."""
+        images = self.images
+        terms = self.volume.score_poses(
+            poses.matrices, poses.shifts_px, poses.image_k, images.pixels, images.whitened_ip, images.ctf2_ip
+        )
+        nats_k = terms[:, 0] - 0.5 * terms[:, 1]
+        normal_kab = np.empty((len(poses), 5, 5))
+        normal_kab[:, _UPPER[0], _UPPER[1]] = normal_kab[:, _UPPER[1], _UPPER[0]] = terms[:, 7:]
+        gradient_ka = terms[:, 2:7]
+        total = self.shift0_px[poses.image_k] + poses.shifts_px
+        information = 1 / self.prior.offset_sigma_px**2
+        gradient_ka[:, 3:] -= information * total
+        normal_kab[:, (3, 4), (3, 4)] += information
+        log_prob_k = nats_k + self.prior.log_density(poses.matrices, total)
+        nothing_yet = np.zeros(len(poses), bool)
+        return Peaks(poses, log_prob_k, nats_k, gradient_ka, normal_kab, nothing_yet, len(poses))
+
+
+def climb(
+    images: LevelImages,
+    shift0_px: NDArray[np.float64],
+    volume: FourierVolume,
+    prior: PosePrior,
+    start: PoseList,
+    tolerance_nats: float = 0.05,
+) -> Peaks:
+    """Climb from poses to peaks of the posterior, all images of a batch at once.
+
+    Parameters
+    ----------
+    images : the batch on the disc to compare on
+    shift0_px : (n, 2) whole-pixel offsets that the images have been moved by
+    volume : reference
+    prior : over poses; its shift part joins gradient and normal matrix, directions only the values
+    start : poses to start from
+    tolerance_nats : a pose is on its peak when a step gains less
+
+    Returns
+    -------
+    Peaks in the order of ``start``; those that did not converge are marked.
+    """
+    scene = _Scene(images, shift0_px, volume, prior)
+    best = scene.look(start)
+    evaluations = len(start)
+    damping_k = np.full(len(start), _FIRST_DAMPING)
+    longest = _longest_step(images)
+    for _ in range(_MOST_STEPS):
+        step_ka, gain_k = _steps(best, damping_k, longest)
+        best.converged_k[gain_k < tolerance_nats] = True
+        active = np.flatnonzero(~best.converged_k & (damping_k < _MOST_DAMPING))
+        if not len(active):
+            break
+        trial = scene.look(best.poses[active].moved(step_ka[active]))
+        evaluations += len(active)
+        gained_k = trial.log_prob_k - best.log_prob_k[active]
+        better = gained_k > 0
+        # Trilinear interpolation has creases, on which a step keeps promising a little and gaining nothing.
+        settled = (gained_k < tolerance_nats) & (gain_k[active] < _PLAUSIBLE_GAIN_NATS)
+        best.converged_k[active[settled]] = True
+        _put(best, active[better], trial[better])
+        damping_k[active] *= np.where(better, 0.1, 10.0)
+        np.maximum(damping_k, _LEAST_DAMPING, out=damping_k)
+    return replace(best, evaluations=evaluations)
+
+
+def _longest_step(images: LevelImages) -> NDArray[np.float64]:
+    """Change of each parameter that moves the slice by one Fourier pixel at the edge, or a phase by 1 rad."""
+    box, radius = images.pixels.box, images.pixels.radius
+    wave_number = 2 * np.pi * radius / box
+    return _LONGEST_STEP * np.array([1 / radius] * 3 + [1 / wave_number] * 2)
+
+
+def _steps(
+    best: Peaks, damping_k: NDArray[np.float64], longest: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Damped Gauss-Newton steps (K, 5), shortened where too long, and the gain each promises, nats."""
+    normal_kab = best.normal_kab.copy()
+    diagonal_ka = np.einsum("kaa->ka", normal_kab)  # a view: what is added to it is added to the matrices
+    diagonal_ka += damping_k[:, None] * diagonal_ka + 1e-12 * (1 + diagonal_ka.max(axis=1, keepdims=True))
+    step_ka = np.asarray(np.linalg.solve(normal_kab, best.gradient_ka[:, :, None])[:, :, 0], np.float64)
+    step_ka[~np.isfinite(step_ka).all(axis=1)] = 0
+    excess_k = (np.abs(step_ka) / longest).max(axis=1, initial=1.0)
+    step_ka /= excess_k[:, None]
+    gain_k = np.einsum("ka,ka->k", best.gradient_ka, step_ka)
+    gain_k -= 0.5 * np.einsum("ka,kab,kb->k", step_ka, best.normal_kab, step_ka)
+    return step_ka, gain_k
+
+
+def _put(best: Peaks, rows: NDArray[np.intp], better: Peaks) -> None:
+    """Write better peaks over the ones at ``rows``, in place."""
+    best.poses.matrices[rows], best.poses.shifts_px[rows] = better.poses.matrices, better.poses.shifts_px
+    best.log_prob_k[rows], best.nats_k[rows] = better.log_prob_k, better.nats_k
+    best.gradient_ka[rows], best.normal_kab[rows] = better.gradient_ka, better.normal_kab
