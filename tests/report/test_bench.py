@@ -56,13 +56,14 @@ def test_headline_of_the_lecture() -> None:
 
 
 def test_operations_counted_by_hand() -> None:
-    """Two images: 6 pairs, 3 norms and 3 slices on 10 pixels; 1 pair, 1 norm on 100; 5 samples inserted."""
-    counts = operation_counts([Compared(10, 6, 3, 3), Compared(100, 1, 1, 0)], 2, inserted_samples=5)
+    """Two images: 6 pairs, 3 norms, 3 slices on 10 pixels; 1 pair, 1 norm, 7 climbed on 100; 5 inserted."""
+    counts = operation_counts([Compared(10, 6, 3, 3), Compared(100, 1, 1, 0, 7)], 2, inserted_samples=5)
     assert counts.scoring == (6 * 10 * 2 + 3 * 10 + 100 * 2 + 100) / 2
     assert counts.slicing == 30 * 16 / 2
     assert counts.insertion == 5 * 24 / 2
-    assert counts.total == counts.scoring + counts.slicing + counts.insertion
-    assert (counts.pairs, counts.gathered, counts.inserted) == (3.5, 15, 2.5)
+    assert counts.climbing == 700 * 132 / 2
+    assert counts.total == counts.scoring + counts.slicing + counts.climbing + counts.insertion
+    assert (counts.pairs, counts.climbed, counts.gathered, counts.inserted) == (7, 3.5, 365, 2.5)
 
 
 def test_tally_of_a_search_with_two_levels(tmp_path: Path) -> None:
@@ -75,11 +76,22 @@ def test_tally_of_a_search_with_two_levels(tmp_path: Path) -> None:
     volume = tally.volume(FourierVolume.from_map(problem.truth, 5))
     shared = SharedGrid.of(volume, plan)
     tally.on(len(shared.pixels))
-    identity, zero = np.tile(np.eye(3), (3, 1, 1)), np.zeros((3, 2))
-    expect_batch(batch, volume, tally.plan(plan), shared, identity, zero)
+    expect_batch(batch, volume, tally.plan(plan), shared, None)
     coarse = Compared(half_disc(3), pairs=3 * 72 * 5, norms=3 * 72, slices=72)
     fine = Compared(half_disc(5), pairs=3 * 16 * 5, norms=3 * 16, slices=3 * 16)
     assert tally.compared == (coarse, fine)
+
+
+def test_tally_of_poses_with_derivatives(tmp_path: Path) -> None:
+    problem = SMALL["make_problem"](tmp_path, 16, 11.0, n_particles=2, snr=1.0)
+    batch, tally = SMALL["unmasked_batch"](problem, 4), Tally()
+    volume = FourierVolume.from_map(problem.truth, 4)
+    poses = np.tile(np.eye(3), (5, 1, 1)), np.zeros((5, 2)), np.array([0, 1, 1, 0, 1], np.int32)
+    images = batch.pixels, batch.whitened_ip, batch.ctf2_ip
+    np.testing.assert_array_equal(
+        tally.volume(volume).score_poses(*poses, *images), volume.score_poses(*poses, *images)
+    )
+    assert tally.compared == (Compared(half_disc(4), climbed=5),)
 
 
 def test_counting_changes_no_score(tmp_path: Path) -> None:

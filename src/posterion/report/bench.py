@@ -101,7 +101,9 @@ class BenchReport:
     def operations(self) -> float:
         """Multiply-adds of all iterations on all images, from those counted in each kind of iteration."""
         each = {name: times.operations.total for name, times in self.searches.items()}
-        return self.options.n_particles * sum(getattr(ITERATIONS, name) * each[name] for name in each)
+        numbers = asdict(ITERATIONS)
+        per_image = sum(numbers[name] * total for name, total in each.items())
+        return float(self.options.n_particles * per_image)
 
     def to_json(self) -> str:
         """All numbers; seconds, bytes, multiply-adds."""
@@ -132,7 +134,7 @@ class BenchReport:
     def _stages(self) -> Iterator[str]:
         yield f"{'CPU ms per image, one core':<28}{''.join(f'{name:>26}' for name in _KINDS.values())}"
         rows = {"image preparation": "prepare", "dense pass, shared grid": "dense"}
-        rows |= {"subdivision or local search": "ragged", "insertion": "insert"}
+        rows |= {"from there to the posterior": "ragged", "insertion": "insert"}
         for label, name in rows.items():
             values = (1e3 * getattr(self.searches[kind], name) for kind in _KINDS)
             yield f"{label:<28}" + "".join(f"{value:>26.2f}" for value in values)
@@ -142,9 +144,10 @@ class BenchReport:
 
     def _counts(self) -> Iterator[str]:
         yield f"{'counted, per image':<28}{''.join(f'{name:>26}' for name in _KINDS.values())}"
-        rows = {"poses scored": "pairs", "samples interpolated": "gathered", "samples inserted": "inserted"}
+        rows = {"poses scored": "pairs", "  of them with derivatives": "climbed"}
+        rows |= {"samples interpolated": "gathered", "samples inserted": "inserted"}
         rows |= {"multiply-adds: scoring": "scoring", "  interpolation": "slicing"}
-        rows |= {"  insertion": "insertion", "  together": "total"}
+        rows |= {"  climbing": "climbing", "  insertion": "insertion", "  together": "total"}
         for label, name in rows.items():
             values = (getattr(self.searches[kind].operations, name) for kind in _KINDS)
             yield f"{label:<28}" + "".join(f"{value:>26.3g}" for value in values)

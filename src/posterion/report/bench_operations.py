@@ -27,6 +27,9 @@ __all__ = [
 _GATHER = 8 * 2  # trilinear: eight corners of a complex volume
 _SCATTER = 8 * 3  # eight corners, numerator and weight
 _CROSS, _NORM = 2, 1  # real part of a complex product; a product of real numbers
+# One coefficient of a pose scored with its derivatives, as `kernels/bodies.py` has it: position 9, value and
+# slopes 44, shift 8, derivatives along two directions 20, sums 51.
+_CLIMB = 9 + 44 + 8 + 20 + 51
 _SECONDS_PER_YEAR = 365.25 * 86400
 _LECTURE_RATE = 1e9  # operations per second that make the lecture's 6e17 its 19 CPU-years
 
@@ -79,12 +82,14 @@ class Compared:
     pairs : (rotation, shift) pairs scored, a product of an image with a slice each
     norms : slices whose length under an image's CTF was computed
     slices : slices interpolated from the volume
+    climbed : poses scored together with gradient and normal matrix, in one pass over their slice
     """
 
     pixels: int
     pairs: int = 0
     norms: int = 0
     slices: int = 0
+    climbed: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,28 +100,33 @@ class OperationCounts:
     ----------
     scoring : products of images with slices, ``2 P`` a pair, and norms, ``P`` a slice
     slicing : trilinear interpolation, 16 a sample
+    climbing : slice, score and derivatives in one pass, 132 a sample
     insertion : trilinear back-projection, 24 a sample
-    pairs : (rotation, shift) pairs scored per image
+    pairs : poses scored per image
+    climbed : those of them with derivatives
     gathered, inserted : samples per image
     """
 
     scoring: float
     slicing: float
+    climbing: float
     insertion: float
     pairs: float
+    climbed: float
     gathered: float
     inserted: float
 
     @property
     def total(self) -> float:
         """All multiply-adds of an image."""
-        return self.scoring + self.slicing + self.insertion
+        return self.scoring + self.slicing + self.climbing + self.insertion
 
 
 def operation_counts(compared: Sequence[Compared], images: int, inserted_samples: int = 0) -> OperationCounts:
     """Turn counts of what was compared and inserted into multiply-adds per image.
 
-    ``scoring = sum (2 pairs + norms) P``, ``slicing = 16 sum slices P``, ``insertion = 24 samples``.
+    ``scoring = sum (2 pairs + norms) P``, ``slicing = 16 sum slices P``, ``climbing = 132 sum climbed P``,
+    ``insertion = 24 samples``.
 
     Parameters
     ----------
@@ -125,13 +135,16 @@ def operation_counts(compared: Sequence[Compared], images: int, inserted_samples
     inserted_samples : coefficients of slices added to the map's sums
     """
     scoring = sum((_CROSS * level.pairs + _NORM * level.norms) * level.pixels for level in compared)
-    gathered = sum(level.slices * level.pixels for level in compared)
+    sliced = sum(level.slices * level.pixels for level in compared)
+    climbed = sum(level.climbed * level.pixels for level in compared)
     return OperationCounts(
         scoring=scoring / images,
-        slicing=_GATHER * gathered / images,
+        slicing=_GATHER * sliced / images,
+        climbing=_CLIMB * climbed / images,
         insertion=_SCATTER * inserted_samples / images,
-        pairs=sum(level.pairs for level in compared) / images,
-        gathered=gathered / images,
+        pairs=sum(level.pairs + level.climbed for level in compared) / images,
+        climbed=sum(level.climbed for level in compared) / images,
+        gathered=(sliced + climbed) / images,
         inserted=inserted_samples / images,
     )
 
@@ -157,11 +170,15 @@ class Tally:
         """Say on how many pixels the next scores are, until slices are interpolated on others."""
         self._pixels = pixels
 
-    def add(self, pairs: int = 0, norms: int = 0, slices: int = 0) -> None:
+    def add(self, pairs: int = 0, norms: int = 0, slices: int = 0, climbed: int = 0) -> None:
         """Add to the counts of the present disc."""
         level = self.levels.get(self._pixels, Compared(self._pixels))
-        self.levels[self._pixels] = replace(
-            level, pairs=level.pairs + pairs, norms=level.norms + norms, slices=level.slices + slices
+        self.levels[self._pixels] = Compared(
+            self._pixels,
+            level.pairs + pairs,
+            level.norms + norms,
+            level.slices + slices,
+            level.climbed + climbed,
         )
 
     def plan(self, plan: SearchPlan) -> SearchPlan:
@@ -196,3 +213,17 @@ class CountedVolume(FourierVolume):
         self.tally.on(len(pixels))
         self.tally.add(slices=len(matrices))
         return super().slices(matrices, pixels)
+
+    def score_poses(
+        self,
+        matrices: NDArray[np.float64],
+        shifts_px: NDArray[np.float64],
+        image_k: NDArray[np.int32],
+        pixels: Disc,
+        whitened_ip: NDArray[np.complex64],
+        ctf2_ip: NDArray[np.float32],
+    ) -> NDArray[np.float64]:
+        """Score poses with their derivatives, see `FourierVolume.score_poses`."""
+        self.tally.on(len(pixels))
+        self.tally.add(climbed=len(matrices))
+        return super().score_poses(matrices, shifts_px, image_k, pixels, whitened_ip, ctf2_ip)

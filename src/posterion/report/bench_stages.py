@@ -38,8 +38,7 @@ from posterion.report.bench_operations import OperationCounts, Tally, operation_
 __all__ = ["BenchProblem", "SearchTimes", "bench_problem", "gemm_rate", "time_search", "time_solve"]
 
 _PHANTOM_ANGSTROM = 150.0  # what the embedded assembly fits into
-_COMPARE_MARGIN, _COLLECT_MARGIN = 4, 10  # shells beyond the resolution, as `auto_refine.step` takes
-_LATE_FINENESS = 4.0
+_COMPARE_MARGIN, _COLLECT_MARGIN = 4, 20  # shells beyond the resolution, as `auto_refine.step` takes
 _SOLVES = 4
 _SHIFT_SD_PX = 2.0
 _BATCH = 8
@@ -75,7 +74,7 @@ class SearchTimes:
     ----------
     radius, collected : highest shells compared and added to the map, Fourier pixels
     prepare, dense, ragged, insert : per image; the dense pass over the shared grid (0 where there is none),
-        then subdivision or local search with the posterior, and insertion
+        then all from there to the posterior, and insertion
     shared : per iteration and half: the volume's transform and its slices on the shared grid
     operations : per image
     """
@@ -167,7 +166,7 @@ def bench_problem(
 def _late_state(
     context: RefineContext, first: RefinementState, truth: NDArray[np.float32], resolution_angstrom: float
 ) -> RefinementState:
-    """Return the first state with the true map at a resolution and a search as fine as late ones are."""
+    """Return the first state with the true map at a resolution and poses that are known."""
     half = low_pass(truth, resolution_angstrom, context.pixel_size) * context.solvent_mask
     shell = context.shell_of(resolution_angstrom)
     return replace(
@@ -177,7 +176,7 @@ def _late_state(
         resolution_shell=shell,
         best_shell=shell,
         offset_sigma_px=_SHIFT_SD_PX,
-        search=replace(first.search, fineness=_LATE_FINENESS, support_share=0.0),
+        search=replace(first.search, support_share=0.0),
     )
 
 
@@ -255,7 +254,8 @@ def _expected(
 ) -> BatchExpectation:
     matrices = state.particles.matrices[batch.index_i].astype(np.float64)
     shifts_px = state.particles.shifts_px[batch.index_i].astype(np.float64)
-    return expect_batch(batch, volume, plan, shared, matrices, shifts_px)
+    previous = (matrices, shifts_px) if state.iteration else None
+    return expect_batch(batch, volume, plan, shared, previous)
 
 
 def _warm_accumulator(box: int, radius: int) -> Accumulator:
