@@ -1,6 +1,7 @@
 """Branch and bound: what is pruned cannot matter."""
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posterion.inference.adaptive import LevelImages, score, survivors_divided
-from posterion.inference.bounds import LargestRise, cell_radius_deg
+from posterion.inference.bounds import ExpectedRise, LargestRise, cell_radius_deg
 from posterion.inference.branch_and_bound import BranchAndBound
+from posterion.inference.exhaustive import SharedGrid
+from posterion.inference.expectation import expect_batch
+from posterion.inference.likelihood import profile_log_prob
 from posterion.inference.priors import PosePrior
 from posterion.inference.search import LOG_INVERSE_EPSILON, Candidates, Level, SearchPlan
+from posterion.physics.projection import FourierVolume
 from posterion.physics.sampling import shift_lattice
+from posterion.refine.schedule import SearchState, search_levels
 
+SMALL = runpy.run_path(str(Path(__file__).parents[1] / "references" / "small_problem.py"))
 RANDOM = runpy.run_path(str(Path(__file__).parents[1] / "references" / "random_problem.py"))
 
 
@@ -134,3 +141,70 @@ def test_no_pose_reaches_more_than_its_cell_may(
     pixel = shift_px + rng.uniform(-0.125, 0.125, (len(near), 2))
     centres = RANDOM["slow_log_likelihood"](batch, volume, grid.matrices(near), pixel, band)
     assert limits.floor(0, target) <= centres.min()
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("bound")
+    return SMALL["make_problem"](folder, 32, 6.0, n_particles=6, snr=0.3, shift_sd_angstrom=4.0, seed=4)
+
+
+def test_all_searches_find_the_same_posterior(problem: Any) -> None:
+    """Evidence to 0.002 nats and sums of the M-step to 1e-3: what is beyond log(1/epsilon), and float32."""
+    volume = FourierVolume.from_map(problem.truth, 9)
+    batch = SMALL["unmasked_batch"](problem, 9)
+    levels = search_levels(9, 32, 25.0, SearchState(fineness=2.0), 2.0, 1)
+    adaptive = replace(plan_of(levels), shift_range_px=2.0)
+    found = {}
+    for search in ("exhaustive", "adaptive", "branch-and-bound"):
+        plan = replace(adaptive, search=search)
+        shared = None if search == "exhaustive" else SharedGrid.of(volume, plan)
+        bounds = BranchAndBound.of(volume, plan) if search == "branch-and-bound" else None
+        found[search] = expect_batch(batch, volume, plan, shared, None, bounds=bounds)
+    complete = found.pop("exhaustive")
+    assert [len(complete.counts), len(found["adaptive"].counts)] == [1, 2]
+    for part in found.values():
+        np.testing.assert_allclose(part.log_likelihood_i, complete.log_likelihood_i, atol=2e-3)
+        np.testing.assert_allclose(part.matrices_i, complete.matrices_i, atol=1e-3)
+        np.testing.assert_allclose(part.pmax_i, complete.pmax_i, atol=1e-3)
+        whole = part.weight_mp.sum(axis=0)
+        np.testing.assert_allclose(whole, complete.weight_mp.sum(axis=0), rtol=1e-3)
+        assert part.counts[-1].scored < 0.05 * complete.counts[-1].scored
+
+
+def test_bounds_are_of_the_gaussian_log_probability(problem: Any) -> None:
+    plan = replace(plan_of((Level(1, 9, 1.0),)), score=profile_log_prob)
+    with pytest.raises(ValueError, match="Gaussian"):
+        BranchAndBound.of(FourierVolume.from_map(problem.truth, 9), plan)
+
+
+@pytest.mark.parametrize("bound", ["posterior", "full-band"])
+def test_a_rise_is_exceeded_as_often_as_is_said(problem: Any, bound: str) -> None:
+    """Images of the reference: score of the true pose in all bands less that of its cell's centre in one.
+
+    1,500 draws at a probability of 0.05: three standard deviations are 0.017; the sampled cells add as much.
+    """
+    volume = FourierVolume.from_map(problem.truth, 9)
+    plan = replace(plan_of((Level(2, 6, 1.0), Level(3, 9, 0.5))), shift_range_px=2.0)
+    batch = SMALL["unmasked_batch"](problem, 9)
+    rise_i = ExpectedRise.of(volume, plan).rise_i(batch, plan, 0, 0.05, bound == "full-band")
+    rng = np.random.default_rng(0)
+    pixels = batch.pixels
+    in_band = np.isin(np.arange(len(pixels)), pixels.within(6))
+    exceeded = []
+    for _ in range(250):
+        centre = rng.integers(0, plan.grid(0).n_directions * plan.grid(0).n_psi, 1)
+        shift = np.zeros((1, 2))
+        pose, moved = poses_inside(rng, plan, 0, centre, shift)
+        true = volume.slices(pose, pixels)[0]
+        phase = np.exp(2j * np.pi / 32 * (pixels.kx_p * moved[0, 0] + pixels.ky_p * moved[0, 1]))
+        true, start = true * phase, volume.slices(plan.grid(0).matrices(centre), pixels)[0]
+        compared = in_band if bound == "posterior" else np.ones(len(pixels), bool)
+        for row in range(6):
+            weight = batch.ctf2_ip[row]
+            white = rng.normal(size=(2, len(pixels))) * np.sqrt(weight)
+            change = np.where(in_band, true - start, true) * compared
+            # Images are the true slice and noise; both scores are completed squares around it.
+            rise = 0.5 * np.sum(weight * np.abs(change) ** 2) + np.sum(white * [change.real, change.imag])
+            exceeded.append(rise > rise_i[row])
+    assert np.mean(exceeded) == pytest.approx(0.05, abs=0.03)

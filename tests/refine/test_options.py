@@ -25,6 +25,8 @@ def test_what_is_left_open_is_chosen(diameter: float, lowpass: float) -> None:
         (float("nan"), {}, "diameter"),
         (200, {"symmetry": "Q7"}, "Q7"),
         (200, {"method": "magic"}, "em, projection-matching"),
+        (200, {"search": "magic"}, "auto, exhaustive, adaptive, branch-and-bound"),
+        (200, {"search": "branch-and-bound", "method": "projection-matching"}, "choose another search"),
         (200, {"initial_lowpass_angstrom": 3.0}, "low-pass"),
         (200, {"shift_range_angstrom": 300.0}, "shift range"),
         (200, {"max_iterations": 0}, "iterations"),

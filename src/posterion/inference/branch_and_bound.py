@@ -30,7 +30,7 @@ Bound = Literal["posterior", "full-band", "rigorous"]
 """What a cell is compared with, and how much it may gain; see `BranchAndBound`."""
 
 _GREEDY_ROTATIONS, _GREEDY_SHIFTS = 4, 3
-_FAILURE = 1e-3
+_FAILURE = 1e-2
 
 
 @dataclass(frozen=True)
