@@ -58,8 +58,8 @@ with tempfile.TemporaryDirectory() as folder:
 one_group = np.zeros(len(particles), np.int32)
 # sigma2: noise of variance 1 per pixel
 noise = NoiseModel(np.full((1, box // 2 + 1), float(box**2)), one_group, np.ones(1), one_group)
-nowhere = np.zeros((len(particles), 2))
-batch = prepare_images(particles, np.arange(len(particles)), images, radius, 3.0 * box, noise, nowhere)
+unshifted = np.zeros((len(particles), 2))
+batch = prepare_images(particles, np.arange(len(particles)), images, radius, 3.0 * box, noise, unshifted)
 plan = SearchPlan(
     levels=(Level(order=2, radius=radius, shift_step_px=1.0),),
     shift_range_px=2.0,
@@ -69,7 +69,6 @@ plan = SearchPlan(
     grid_offset=np.eye(3),
     prior=PosePrior.uniform(offset_sigma_px=1.0),
 )
-upright = np.tile(np.eye(3), (len(particles), 1, 1))  # old poses, which this search does not use
 
 # %%
 # Ten iterations, from the truth blurred to 70 Å
@@ -82,7 +81,7 @@ volume = FourierVolume.from_map(low_pass(truth, 70.0, pixel_size), radius)
 maps, log_likelihood, log_prior, orientations = [], [], [], []
 regularisation = None
 for _ in range(10):
-    part = expect_batch(batch, volume, plan, SharedGrid.of(volume, plan), upright, nowhere)  # E-step
+    part = expect_batch(batch, volume, plan, SharedGrid.of(volume, plan), previous=None)  # E-step
     accumulator = Accumulator(box, radius)
     accumulator.insert(part.insert_matrices, batch.pixels, part.numerator_mp, part.weight_mp)
     with Workers(2) as workers:
