@@ -70,6 +70,14 @@ def test_grey_scale_and_its_sign_do_not_matter() -> None:
     assert first.score == pytest.approx(second.score, abs=1e-3)
 
 
+def test_hot_pixels_do_not_matter() -> None:
+    values = simulated((10100.0, 9900.0, 40.0), ICE)
+    hot = values.copy()
+    hot[np.arange(50, 1500, 200), np.arange(80, 1530, 200)] = 1e5
+    first, second = (estimate_ctf(v, 1.2).parameters for v in (values, hot))
+    assert first.mean_defocus_angstrom == pytest.approx(second.mean_defocus_angstrom, abs=5)
+
+
 def test_noise_has_no_rings() -> None:
     values = simulated((1e4, 1e4, 0.0), Support(0.0, 0.0))
     with pytest.raises(PosterionError, match=r"no ring fits between 30 and 5 A at a pixel size of 1.2 A"):

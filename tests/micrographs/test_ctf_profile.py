@@ -4,7 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from posterion.micrographs.ctf_profile import ctf_profile, equiphase_frequency, local_correlation
+from posterion.micrographs.ctf_profile import (
+    _fit_resolution,
+    ctf_profile,
+    equiphase_frequency,
+    local_correlation,
+)
 from posterion.micrographs.ctf_rings import CtfParameters, MicroscopeOptics, Rings
 from posterion.micrographs.sector_spectrum import sector_spectrum
 
@@ -67,6 +72,16 @@ def test_rings_fit_to_where_they_end(frequency: float) -> None:
     assert np.abs(profile.measured_s - profile.squared_ctf_s)[seen].mean() < 0.15
     expected = ctf_reference(profile.frequency_s, 0 * profile.frequency_s, ROUND, MICROSCOPE) ** 2
     np.testing.assert_allclose(profile.squared_ctf_s, expected, atol=2e-6)
+
+
+def test_resolution_is_where_half_is_lost_for_a_ring() -> None:
+    frequency_s = np.arange(1, 21) / 100
+    correlation_s = np.array([0.2, 0.4, 0.8, 0.9, 0.9, 0.49, 0.49, 0.6, 0.51, 0.5, *[0.49] * 3, *[0.9] * 7])
+    rings_of_two, rings_of_three = np.full(20, 2.0), np.full(20, 3.0)
+    assert _fit_resolution(frequency_s, correlation_s, rings_of_two, 0.02) == 1 / frequency_s[4]
+    assert _fit_resolution(frequency_s, correlation_s, rings_of_three, 0.02) == 1 / frequency_s[9]
+    assert _fit_resolution(frequency_s, correlation_s, np.full(20, 4.0), 0.02) == 1 / frequency_s[-1]
+    assert _fit_resolution(frequency_s, 0.5 * correlation_s, rings_of_two, 0.02) is None
 
 
 def test_a_wrong_fit_fits_nowhere_for_long() -> None:

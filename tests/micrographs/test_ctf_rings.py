@@ -36,6 +36,14 @@ def test_rings_of_the_truth_correlate_fully_and_others_do_not() -> None:
         assert flat.correlation(other) < flat.correlation(TRUTH) - 0.05
 
 
+def test_model_is_what_noise_free_rings_are() -> None:
+    """The same parabola is taken from both; 0.2 is the height of the rings, the rest is the bins' width."""
+    rings = Rings.of(noise_free_spectrum(), OPTICS, 1 / 30, 0.2)
+    filled = rings.count_as > 0
+    np.testing.assert_allclose((rings.measured_as / 0.2)[filled], rings.model_as(TRUTH)[filled], atol=0.25)
+    assert np.abs(rings.measured_as / 0.2 - rings.model_as(TRUTH))[filled].mean() < 0.02
+
+
 def test_a_smooth_background_is_not_seen() -> None:
     """Any parabola in frequency may be added to the logarithm."""
     spectrum = noise_free_spectrum()
@@ -53,6 +61,13 @@ def test_envelope_is_measured() -> None:
     rings = Rings.of(faded, OPTICS, 1 / 30, 0.2).with_envelope_of(TRUTH)
     expected = 0.3 * fade[rings.band]
     np.testing.assert_allclose(rings.envelope_s[30:-30], expected[30:-30], rtol=0.1)
+    outer = spectrum.frequency_s > 0.12
+    turned = replace(
+        spectrum, log_power_as=np.where(outer, -0.3, 0.3) * model
+    )  # rings against the fit count 0
+    envelope_s = Rings.of(turned, OPTICS, 1 / 30, 0.2).with_envelope_of(TRUTH).envelope_s
+    assert envelope_s[:40].min() > 0.2
+    np.testing.assert_array_equal(envelope_s[-30:], 0)
 
 
 def test_noise_correlates_as_said() -> None:

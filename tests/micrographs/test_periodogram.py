@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from posterion.errors import PosterionError
-from posterion.micrographs.periodogram import averaged_periodogram, tile_size
+from posterion.micrographs.periodogram import averaged_periodogram, tile_size, without_outliers
 
 
 def test_white_noise_has_its_variance_everywhere() -> None:
@@ -40,3 +40,16 @@ def test_tile_size() -> None:
     assert tile_size((613, 4096), 1.0, 1000.0) == 600  # 613 is a prime
     with pytest.raises(PosterionError, match=r"field of 410 x 205 A, at 0.1 A per pixel, is too small"):
         tile_size((2048, 4096), 0.1, 1000.0)
+
+
+def test_outliers_are_clipped_and_nothing_else() -> None:
+    values = np.random.default_rng(0).normal(100, 5, (400, 400)).astype(np.float32)
+    np.testing.assert_array_equal(without_outliers(values), values)
+    hot = values.copy()
+    hot[7, 9], hot[200, 30] = 1e6, -1e5
+    clipped = without_outliers(hot)
+    assert clipped[7, 9] == pytest.approx(150, abs=1)
+    assert clipped[200, 30] == pytest.approx(50, abs=1)
+    assert np.count_nonzero(clipped != values) == 2
+    sparse = np.random.default_rng(0).poisson(0.1, (400, 400)).astype(np.float32)
+    np.testing.assert_array_equal(without_outliers(sparse), sparse)

@@ -11,7 +11,7 @@ from posterion.errors import PosterionError
 from posterion.micrographs.ctf_profile import CtfProfile, ctf_profile
 from posterion.micrographs.ctf_rings import CtfParameters, MicroscopeOptics, Rings
 from posterion.micrographs.ctf_search import coarse_search, refine_ctf
-from posterion.micrographs.periodogram import averaged_periodogram, tile_size
+from posterion.micrographs.periodogram import averaged_periodogram, tile_size, without_outliers
 from posterion.micrographs.sector_spectrum import sector_spectrum
 
 __all__ = ["CtfEstimate", "CtfOptions", "amplitude_score", "estimate_ctf", "fit_band"]
@@ -132,7 +132,7 @@ def estimate_ctf(
     options = options or CtfOptions()
     lowest, highest = fit_band(pixel_size_angstrom, options)
     tile_px = tile_size(values.shape, pixel_size_angstrom, options.tile_angstrom)
-    power = averaged_periodogram(values, tile_px)
+    power = averaged_periodogram(without_outliers(values), tile_px)
     to = max(highest, min(1 / _FINEST_ANGSTROM, _NYQUIST_SHARE / (2 * pixel_size_angstrom)))
     spectrum = sector_spectrum(power, pixel_size_angstrom, lowest / 2, to)
     guessed = Rings.of(spectrum, options.optics, lowest, highest)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from posterion.errors import PosterionError
 from posterion.micrographs.ctf_rings import CtfParameters, MicroscopeOptics, Rings
-from posterion.micrographs.periodogram import averaged_periodogram
+from posterion.micrographs.periodogram import averaged_periodogram, without_outliers
 from posterion.micrographs.sector_spectrum import sector_spectrum
 
 __all__ = ["PatchDefocus", "defocus_gradient", "patch_defoci"]
@@ -66,7 +66,7 @@ def patch_defoci(
     patches = []
     for rows in _spans(values.shape[0], grid[1], tile_px):
         for columns in _spans(values.shape[1], grid[0], tile_px):
-            power = averaged_periodogram(values[rows, columns], tile_px)
+            power = averaged_periodogram(without_outliers(values[rows, columns]), tile_px)
             spectrum = sector_spectrum(power, pixel_size_angstrom, band[0] / 2, band[1])
             guessed = Rings.of(spectrum, optics, *band)
             rough, _ = _best_offset(guessed, parameters)

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from posterion.errors import PosterionError
 
-__all__ = ["averaged_periodogram", "tile_size"]
+__all__ = ["averaged_periodogram", "tile_size", "without_outliers"]
 
 _SMALLEST_TILE_ANGSTROM = 300.0
+_OUTLIER = 10.0
+_SAMPLE_STEP = 4
 
 
 def tile_size(shape_px: tuple[int, ...], pixel_size_angstrom: float, wanted_angstrom: float) -> int:
@@ -30,6 +32,18 @@ def tile_size(shape_px: tuple[int, ...], pixel_size_angstrom: float, wanted_angs
             f"to tell rings apart ({_SMALLEST_TILE_ANGSTROM:g} A): is the pixel size right?"
         )
     return next(size for size in range(limit, 0, -2) if scipy.fft.next_fast_len(size, real=True) == size)
+
+
+def without_outliers(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Clip values further than 10 robust standard deviations from the median: one hot pixel hides all rings.
+
+    Median and median absolute deviation are those of every fourth pixel of every fourth row; where half of
+    them are equal (a few electrons per pixel) nothing is clipped.
+    """
+    sample = values[::_SAMPLE_STEP, ::_SAMPLE_STEP]
+    median = np.median(sample)
+    limit = _OUTLIER * 1.4826 * float(np.median(abs(sample - median)))
+    return np.clip(values, median - limit, median + limit) if limit > 0 else values
 
 
 def averaged_periodogram(values: NDArray[np.float32], tile_px: int) -> NDArray[np.float64]:
