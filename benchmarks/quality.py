@@ -7,8 +7,8 @@ Cells: three particles (70S ribosome; apoferritin, O; beta-galactosidase, D2) at
 special sets (preferred views, coloured noise, two voltages, SNR 0.005). Both get the same images and the
 same starting map. Maps are judged inside a mask made from the truth, after the one rotation and shift that
 all poses share is taken off. Results stay in OUT/quality.jsonl: given again, it goes on where it stopped.
-SNR is that of images of 128 pixels over the same edge, of which these are Fourier crops: at box 64 the images
-have four times the number. Prints a table as Markdown; OUT/quality.tsv has one line per cell and setting.
+SNR is that of images of 128 pixels over the same edge, of which these are Fourier crops: at box 96 the images
+have 1.8 times the number. Prints a table as Markdown; OUT/quality.tsv has one line per cell and setting.
 """
 
 import argparse
@@ -260,8 +260,8 @@ def main() -> None:
     parser.add_argument("--b-source", type=Path, help="the same for B")
     parser.add_argument("--sets", nargs="+", choices=names, default=names[:9], help="the nine if absent")
     parser.add_argument("--special", action="store_true", help="the special sets in place of the nine")
-    parser.add_argument("--particles", type=int, default=300)
-    parser.add_argument("--box", type=int, default=64)
+    parser.add_argument("--particles", type=int, default=200)
+    parser.add_argument("--box", type=int, default=96)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tag", default="", help="a new tag computes anew what is there, say after a change")

@@ -193,18 +193,19 @@ def _known(truth: Particles) -> ParticleEstimates:
     )
 
 
-def time_search(context: RefineContext, state: RefinementState) -> SearchTimes:
-    """Time one expectation step, stage by stage, over all images against the first half's map.
+def time_search(context: RefineContext, state: RefinementState, images: int | None = None) -> SearchTimes:
+    """Time one expectation step, stage by stage, against the first half's map.
 
     Parameters
     ----------
     context : the run, one thread
     state : where it stands
+    images : how many, the first ones; all where None
     """
     nyquist = (context.box - 1) // 2
     radius = min(state.resolution_shell + _COMPARE_MARGIN, nyquist)
     collected = min(state.resolution_shell + _COLLECT_MARGIN, nyquist)
-    clock, tally, count = _Clock(), Tally(), len(context.particles)
+    clock, tally, count = _Clock(), Tally(), images or len(context.particles)
     plan = make_plan(context, state, radius)
     with clock("shared"):
         volume = tally.volume(FourierVolume.from_map(state.half_maps[0], plan.radius))
