@@ -116,7 +116,8 @@ def expect_batch(
             grid_terms(levels[-1], row, supports[row], mass, plan.log_rotation_cell)[0] for row in usable
         ]
         summed = _sum_shared(batch, usable, found, shared, supports[0].shifts_px)
-        return _collect(batch, usable, found, levels[-1], plan, summed)
+        collected = _collect(batch, usable, found, levels[-1], plan, summed)
+        return replace(collected, counts=total_counts(supports[row].counts for row in usable))
     starts = _Starts.of(batch, plan, shared, previous)
     peaks = _climb(batch, usable, levels, volume, plan, starts) if plan.climb else {}
     rules = [margin_rule(plan)] * len(batch) if bounds is None else bounds.rules(batch, levels)
@@ -124,7 +125,7 @@ def expect_batch(
     for row in usable:
         if row in peaks and well_determined(peaks[row])[0]:
             posterior = gaussian_posterior(peaks[row], plan, batch.pixels.radius)
-            scored = peaks[row].evaluations
+            scored = int(peaks[row].evaluations_i[row])
             terms.append(gaussian_terms(levels[-1], row, volume, posterior, scored))
             slices.append(gaussian_slices(batch, row, posterior))
             continue

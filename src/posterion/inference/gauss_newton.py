@@ -78,7 +78,7 @@ class Peaks:
     gradient_ka : (K, 5) float64
     normal_kab : (K, 5, 5) float64, information on rotation vector (radians) and shift (pixels)
     converged_k : (K,) bool, whether no step promises anything any more
-    evaluations : number of slices compared
+    evaluations_i : (n,) number of slices compared with each image of the batch
     """
 
     poses: PoseList
@@ -87,7 +87,7 @@ class Peaks:
     gradient_ka: NDArray[np.float64]
     normal_kab: NDArray[np.float64]
     converged_k: NDArray[np.bool_]
-    evaluations: int = 0
+    evaluations_i: NDArray[np.intp]
 
     def __getitem__(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Peaks:
         return Peaks(
@@ -97,7 +97,7 @@ class Peaks:
             self.gradient_ka[rows],
             self.normal_kab[rows],
             self.converged_k[rows],
-            self.evaluations,
+            self.evaluations_i,
         )
 
 
@@ -126,7 +126,8 @@ class _Scene:
         normal_kab[:, (3, 4), (3, 4)] += information
         log_prob_k = nats_k + self.prior.log_density(poses.matrices, total)
         nothing_yet = np.zeros(len(poses), bool)
-        return Peaks(poses, log_prob_k, nats_k, gradient_ka, normal_kab, nothing_yet, len(poses))
+        evaluations_i = np.bincount(poses.image_k, minlength=len(images.power_i))
+        return Peaks(poses, log_prob_k, nats_k, gradient_ka, normal_kab, nothing_yet, evaluations_i)
 
 
 def climb(
@@ -153,8 +154,8 @@ def climb(
     Peaks in the order of ``start``; those that did not converge are marked.
     """
     scene = _Scene(images, shift0_px, volume, prior)
-    best = scene.look(start)
-    evaluations = len(start)
+    best = scene.look(replace(start, matrices=start.matrices.copy(), shifts_px=start.shifts_px.copy()))
+    evaluations_i = best.evaluations_i
     damping_k = np.full(len(start), _FIRST_DAMPING)
     longest = _longest_step(images)
     for _ in range(_MOST_STEPS):
@@ -164,7 +165,7 @@ def climb(
         if not len(active):
             break
         trial = scene.look(best.poses[active].moved(step_ka[active]))
-        evaluations += len(active)
+        evaluations_i += trial.evaluations_i
         gained_k = trial.log_prob_k - best.log_prob_k[active]
         better = gained_k > 0
         # Trilinear interpolation has creases, on which a step keeps promising a little and gaining nothing.
@@ -173,7 +174,7 @@ def climb(
         _put(best, active[better], trial[better])
         damping_k[active] *= np.where(better, 0.1, 10.0)
         np.maximum(damping_k, _LEAST_DAMPING, out=damping_k)
-    return replace(best, evaluations=evaluations)
+    return best
 
 
 def _longest_step(images: LevelImages) -> NDArray[np.float64]:

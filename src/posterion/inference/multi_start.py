@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +13,7 @@ from posterion.inference.images import ImageBatch
 from posterion.inference.search import SearchPlan
 from posterion.physics.projection import FourierVolume
 from posterion.physics.rotations import rotation_vectors_from_matrices
+from posterion.physics.symmetry import point_group_operators
 
 __all__ = ["apart", "peaks_of_batch"]
 
@@ -66,28 +69,21 @@ def peaks_of_batch(
 
     Returns
     -------
-    Different peaks of each image at the plan's radius, ordered by image; ``evaluations`` is the total.
+    Different peaks of each image at the plan's radius, ordered by image; ``evaluations_i`` counts all bands.
     """
     bands = {level.pixels.radius: level for level in levels}
-    poses, evaluations = start, 0
+    operators = point_group_operators(plan.point_group)
+    poses, evaluations_i = start, np.zeros(len(batch), np.intp)
     for radius in sorted(bands):
         tolerance = _TOLERANCE_NATS if radius == plan.radius else _COARSE_TOLERANCE_NATS
         peaks = climb(bands[radius], batch.shift0_px, volume, plan.prior, poses, tolerance)
-        evaluations += peaks.evaluations
-        peaks = peaks[_different(peaks, plan.margin_nats)]
+        evaluations_i += peaks.evaluations_i
+        peaks = peaks[_different(peaks, plan.margin_nats, operators)]
         poses = peaks.poses
-    return Peaks(
-        poses,
-        peaks.log_prob_k,
-        peaks.nats_k,
-        peaks.gradient_ka,
-        peaks.normal_kab,
-        peaks.converged_k,
-        evaluations,
-    )
+    return replace(peaks, evaluations_i=evaluations_i)
 
 
-def _different(peaks: Peaks, margin_nats: float) -> NDArray[np.intp]:
+def _different(peaks: Peaks, margin_nats: float, operators: NDArray[np.float64]) -> NDArray[np.intp]:
     """Rows of the peaks within the margin of their image's best, each peak once, ordered by image."""
     image_k = peaks.poses.image_k
     order = np.lexsort((-peaks.log_prob_k, image_k))
@@ -95,21 +91,37 @@ def _different(peaks: Peaks, margin_nats: float) -> NDArray[np.intp]:
     kept: list[NDArray[np.intp]] = []
     for rows in np.split(order, first[1:]):
         near_best = rows[peaks.log_prob_k[rows] >= peaks.log_prob_k[rows[0]] - margin_nats]
-        kept.append(_once(peaks, near_best) if len(near_best) > 1 else near_best)
+        kept.append(_once(peaks, near_best, operators) if len(near_best) > 1 else near_best)
     return np.concatenate([np.empty(0, np.intp), *kept])
 
 
-def _once(peaks: Peaks, rows: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Drop peaks within one standard deviation of a better one of the same image; rows best first."""
+def _once(peaks: Peaks, rows: NDArray[np.intp], operators: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Drop peaks within one standard deviation of a better one of the same image; rows best first.
+
+    R and R g are one peak where g is of the point group: the evidence counts each orientation once.
+    """
     chosen: list[np.intp] = []
     left = rows
     while len(left):
         best, left = left[0], left[1:]
         chosen.append(best)
-        turned = rotation_vectors_from_matrices(
-            peaks.poses.matrices[left] @ peaks.poses.matrices[best].T[None]
-        )
-        apart_ka = np.hstack([turned, peaks.poses.shifts_px[left] - peaks.poses.shifts_px[best]])
-        distance2 = np.einsum("ka,ab,kb->k", apart_ka, peaks.normal_kab[best], apart_ka)
-        left = left[distance2 > _SAME_PEAK**2]
+        moved_kb = peaks.poses.shifts_px[left] - peaks.poses.shifts_px[best]
+        distance2_gk = [
+            _distance2(
+                peaks.poses.matrices[left] @ g, peaks.poses.matrices[best], moved_kb, peaks.normal_kab[best]
+            )
+            for g in operators
+        ]
+        left = left[np.min(distance2_gk, axis=0) > _SAME_PEAK**2]
     return np.array(chosen)
+
+
+def _distance2(
+    matrices: NDArray[np.float64],
+    centre: NDArray[np.float64],
+    moved_kb: NDArray[np.float64],
+    normal_ab: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Squared distance of poses from a peak, in its standard deviations."""
+    apart_ka = np.hstack([rotation_vectors_from_matrices(matrices @ centre.T), moved_kb])
+    return np.asarray(np.einsum("ka,ab,kb->k", apart_ka, normal_ab, apart_ka))
