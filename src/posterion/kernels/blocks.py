@@ -46,7 +46,8 @@ def block_positions(
     along_ky = (axes[1, 0], axes[1, 1], axes[1, 2])
     stride_y, stride_z = strides
     for j in range(BLOCK):
-        k = k_p[0, start + j], k_p[1, start + j]
+        p = np.uint64(start + j)  # unsigned: an index that could count from the end does not vectorise
+        k = k_p[0, p], k_p[1, p]
         (ix, iy, iz), fractions, sign = locate(k, along_kx, along_ky, offset)
         where[0, j], where[1, j], where[2, j] = fractions
         where[3, j] = sign

@@ -127,11 +127,11 @@ def _add_samples(
     base, where, plane = found
     values, weights = samples
     for j in range(p[1] - p[0]):
-        i, iz = p[0] + j, plane[j]
+        i, iz = np.uint64(p[0] + j), plane[j]
         weight = weights[i]
         if weight == 0 or iz < planes[0] - 1 or iz >= planes[1]:
             continue
-        sample = joined(pair(values[2 * i], values[2 * i + 1] * where[3, j]), pair(weight, np.float32(0.0)))
+        sample = joined(pair(values[i, 0], values[i, 1] * where[3, j]), pair(weight, np.float32(0.0)))
         left, right = shares(sample, where[0, j])
         near, far = shares(joined(left, right), where[1, j])
         near_below, near_above = shares(near, where[2, j])
@@ -177,7 +177,7 @@ def scatter_slices(
     reach = row_ky[-1] + 1
     found = np.empty(reach, np.uint64), np.empty((4, reach), np.float32), np.empty(reach, np.int32)
     for r in range(len(axes_r)):
-        axes, samples = axes_r[r], (values_rp[r].reshape(-1), weights_rp[r])
+        axes, samples = axes_r[r], (values_rp[r], weights_rp[r])
         for row in range(len(row_ky)):
             ky, start = np.float32(row_ky[row]), row_start[row] - row_first_kx[row]
             x, z = (axes[0, 0], ky * axes[1, 0]), (axes[0, 2], ky * axes[1, 2])

@@ -14,7 +14,19 @@ from numba.core import types
 from numba.core.datamodel.models import PrimitiveModel
 from numba.extending import intrinsic, overload, register_model
 
-__all__ = ["high", "joined", "load4", "load8", "low", "pair", "store"]
+__all__ = [
+    "alternating_high",
+    "alternating_low",
+    "evens",
+    "high",
+    "joined",
+    "load4",
+    "load8",
+    "low",
+    "odds",
+    "pair",
+    "store",
+]
 
 _INDEX = ir.IntType(32)
 _instruction: Any = intrinsic
@@ -79,34 +91,43 @@ def store(typing: Any, flat: Any, start: Any, value: Any) -> Any:
     return types.void(flat, start, value), code
 
 
-@_instruction
-def low(typing: Any, value: Any) -> Any:
-    """Take the first half of the lanes."""
+def _part(which: Callable[[int], list[int]]) -> Any:
+    """Make the function that takes some of a number of lanes."""
 
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _selected(builder, args[0], args[0], list(range(value.n // 2)))
+    @_instruction
+    def part(typing: Any, value: Any) -> Any:
+        lanes = which(value.n)
 
-    return Lanes(value.n // 2)(value), code
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return _selected(builder, args[0], args[0], lanes)
 
+        return Lanes(len(lanes))(value), code
 
-@_instruction
-def high(typing: Any, value: Any) -> Any:
-    """Take the second half of the lanes."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _selected(builder, args[0], args[0], list(range(value.n // 2, value.n)))
-
-    return Lanes(value.n // 2)(value), code
+    return part
 
 
-@_instruction
-def joined(typing: Any, a: Any, b: Any) -> Any:
-    """Lay two equal numbers of lanes end to end."""
+def _mixture(which: Callable[[int], list[int]]) -> Any:
+    """Make the function that takes some lanes of two equal numbers of them, counted end to end."""
 
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _selected(builder, args[0], args[1], list(range(2 * a.n)))
+    @_instruction
+    def mixture(typing: Any, a: Any, b: Any) -> Any:
+        lanes = which(a.n)
 
-    return Lanes(2 * a.n)(a, b), code
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return _selected(builder, args[0], args[1], lanes)
+
+        return Lanes(len(lanes))(a, b), code
+
+    return mixture
+
+
+low = _part(lambda n: list(range(n // 2)))
+high = _part(lambda n: list(range(n // 2, n)))
+joined = _mixture(lambda n: list(range(2 * n)))
+evens = _mixture(lambda n: list(range(0, 2 * n, 2)))
+odds = _mixture(lambda n: list(range(1, 2 * n, 2)))
+alternating_low = _mixture(lambda n: [lane for k in range(n // 2) for lane in (k, n + k)])
+alternating_high = _mixture(lambda n: [lane for k in range(n // 2, n) for lane in (k, n + k)])
 
 
 @_instruction

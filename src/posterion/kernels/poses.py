@@ -19,7 +19,7 @@ from posterion.kernels.blocks import (
     pixel_tables,
 )
 from posterion.kernels.bodies import COMPILED, Pair, add_pose_terms, directional, turn_about_view
-from posterion.kernels.shifts import move_image
+from posterion.kernels.shifts import move_image, phase_tables
 
 __all__ = ["SCORE_TERMS", "compare_poses", "score_poses"]
 
@@ -37,9 +37,9 @@ def _block_cross_norm(start: int, pixels: Pixels, model: Real) -> Pair:
     _, data_p, ctf2_p = pixels
     cross = norm = np.float32(0.0)
     for j in range(BLOCK):
-        re, im = model[2 * j], model[2 * j + 1]
-        cross += re * data_p[0, start + j] + im * data_p[1, start + j]
-        norm += ctf2_p[start + j] * (re * re + im * im)
+        p, re, im = np.uint64(start + j), model[2 * j], model[2 * j + 1]
+        cross += re * data_p[0, p] + im * data_p[1, p]
+        norm += ctf2_p[p] * (re * re + im * im)
     return cross, norm
 
 
@@ -54,7 +54,8 @@ def _block_terms(
     along_view = (axes[2, 0], axes[2, 1], axes[2, 2])
     sums = _NOTHING
     for j in range(BLOCK):
-        kx, ky, sign, i = k_p[0, start + j], k_p[1, start + j], where[3, j], 8 * j
+        p, i, sign = np.uint64(start + j), 8 * j, where[3, j]
+        kx, ky = k_p[0, p], k_p[1, p]
         by_x, by_y, by_z = (
             (model[i + 2], model[i + 3]),
             (model[i + 4], model[i + 5]),
@@ -64,8 +65,8 @@ def _block_terms(
         sums = add_pose_terms(
             sums,
             (kx, ky),
-            ctf2_p[start + j],
-            (data_p[0, start + j], data_p[1, start + j]),
+            ctf2_p[p],
+            (data_p[0, p], data_p[1, p]),
             (model[i], model[i + 1] * sign),
             directional(along_view, by_x, by_y, by_z, sign),
             directional(turn, by_x, by_y, by_z, sign),
@@ -133,7 +134,7 @@ def score_poses(  # noqa: PLR0917
         np.zeros((2, padded), np.float32),
         np.zeros(padded, np.float32),
     )
-    tables = np.empty((2, 2, rows[0][-1] + 1), np.float32)
+    tables = phase_tables(rows)
     base, where, model = (
         np.empty(BLOCK, np.uint64),
         np.empty((4, BLOCK), np.float32),
@@ -181,7 +182,7 @@ def compare_poses(  # noqa: PLR0917
         np.zeros((2, padded), np.float32),
         np.zeros(padded, np.float32),
     )
-    tables = np.empty((2, 2, rows[0][-1] + 1), np.float32)
+    tables = phase_tables(rows)
     base, where, model = (
         np.empty(BLOCK, np.uint64),
         np.empty((4, BLOCK), np.float32),

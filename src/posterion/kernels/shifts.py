@@ -4,14 +4,27 @@ A phase ``exp(i (a kx + b ky))`` is a product of two entries of short tables, ma
 precision (relative error 1e-14 at 100 pixels); an exponential per pixel would cost ten times the rest.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from posterion.kernels.blocks import Real, Rows
-from posterion.kernels.bodies import COMPILED, product
+from posterion.kernels.bodies import COMPILED, Pair, product
+from posterion.kernels.lanes import alternating_high, alternating_low, evens, load8, odds, store
 
-__all__ = ["move_image", "shift_spectrum", "sum_unshifted"]
+
+__all__ = ["move_image", "phase_tables", "shift_spectrum", "sum_unshifted"]
+
+# Rows are short: each is done in whole steps of lanes. What it writes beyond its end, the next row overwrites.
+_STEP = 8
+
+
+@njit(**COMPILED)
+def phase_tables(rows: Rows) -> Real:
+    """Make room for the phases along kx and ky of a disc, (2, 2, radius + 1 + step): axis, part, k."""
+    return np.empty((2, 2, rows[0][-1] + 1 + _STEP), np.float32)
 
 
 @njit(**COMPILED)
@@ -25,10 +38,38 @@ def _fill_table(angle: float, table: Real) -> None:
 
 
 @njit(**COMPILED)
-def _phase_of_row(tables: Real, ky: int) -> tuple[float, float]:
+def _fill_tables(wave_number: float, shift_px: NDArray[np.float64], tables: Real) -> None:
+    """Fill the tables of both axes, (2, 2, radius + 1 + _STEP)."""
+    _fill_table(wave_number * shift_px[0], tables[0])
+    _fill_table(wave_number * shift_px[1], tables[1])
+
+
+@njit(**COMPILED)
+def _phase_of_row(tables: Real, ky: int) -> Pair:
     """Take ``exp(i angle ky)`` out of the second table, for either sign of ky."""
     im = tables[1, 1, abs(ky)]
     return tables[1, 0, abs(ky)], im if ky >= 0 else -im
+
+
+@njit(**COMPILED)
+def _steps(start: int, length: int, n_pixels: int) -> int:
+    """How many pixels of a row are done in whole steps: all, and some beyond, unless there are none beyond."""
+    longer = (length + _STEP - 1) // _STEP * _STEP
+    return longer if start + longer <= n_pixels else length // _STEP * _STEP
+
+
+@njit(**COMPILED)
+def _turned_step(source: Real, p: int, along_y: Pair, tables: Real, kx: int) -> tuple[Any, Any]:
+    """Multiply a step of pixels from p on by their phases: lanes of the real and imaginary parts."""
+    a, b = load8(source, 2 * p), load8(source, 2 * p + _STEP)
+    along_x = load8(tables[0, 0], kx), load8(tables[0, 1], kx)
+    return product((evens(a, b), odds(a, b)), product(along_y, along_x))
+
+
+@njit(**COMPILED)
+def _turned(source: Real, p: int, along_y: Pair, tables: Real, kx: int) -> Pair:
+    """Multiply pixel p by its phase."""
+    return product((source[2 * p], source[2 * p + 1]), product(along_y, (tables[0, 0, kx], tables[0, 1, kx])))
 
 
 @njit(**COMPILED)
@@ -43,19 +84,39 @@ def move_image(
     rows : row_ky, row_first_kx, row_start of a `posterion.physics.fourier.Disc`
     wave_number : radians per pixel of shift and Fourier pixel
     shift_px : (2,) float64, (x, y) in pixels
-    tables : (2, 2, radius + 1) float32, scratch
+    tables : scratch of `phase_tables`
     out : (2, P) float32 or more columns, filled
     """
     row_ky, row_first_kx, row_start = rows
-    _fill_table(wave_number * shift_px[0], tables[0])
-    _fill_table(wave_number * shift_px[1], tables[1])
+    _fill_tables(wave_number, shift_px, tables)
     for row in range(len(row_ky)):
-        along_y = _phase_of_row(tables, row_ky[row])
-        first, start = row_first_kx[row], row_start[row]
-        for j in range(row_start[row + 1] - start):
-            phase = product(along_y, (tables[0, 0, first + j], tables[0, 1, first + j]))
-            p = start + j
-            out[0, p], out[1, p] = product((spectrum[2 * p], spectrum[2 * p + 1]), phase)
+        y, first, start = _phase_of_row(tables, row_ky[row]), row_first_kx[row], row_start[row]
+        length = row_start[row + 1] - start
+        whole = _steps(start, length, row_start[-1])
+        for j in range(0, whole, _STEP):
+            re, im = _turned_step(spectrum, start + j, y, tables, first + j)
+            store(out[0], start + j, re)
+            store(out[1], start + j, im)
+        for j in range(whole, length):
+            out[0, start + j], out[1, start + j] = _turned(spectrum, start + j, y, tables, first + j)
+
+
+@njit(**COMPILED)
+def _shift_one(source: Real, rows: Rows, tables: Real, moved: Real) -> None:
+    """Multiply (2 P,) by the phases of the tables."""
+    row_ky, row_first_kx, row_start = rows
+    for row in range(len(row_ky)):
+        y, first, start = _phase_of_row(tables, row_ky[row]), row_first_kx[row], row_start[row]
+        length = row_start[row + 1] - start
+        whole = _steps(start, length, row_start[-1])
+        for j in range(0, whole, _STEP):
+            p = 2 * (start + j)
+            re, im = _turned_step(source, start + j, y, tables, first + j)
+            store(moved, p, alternating_low(re, im))
+            store(moved, p + _STEP, alternating_high(re, im))
+        for j in range(whole, length):
+            p = 2 * (start + j)
+            moved[p], moved[p + 1] = _turned(source, start + j, y, tables, first + j)
 
 
 @njit(cache=True, **COMPILED)
@@ -76,20 +137,11 @@ def shift_spectrum(
     shifts_px : (T, 2) float64, (x, y) in pixels
     shifted_tp : (T, P) complex64, filled
     """
-    row_ky, row_first_kx, row_start = rows
-    tables = np.empty((2, 2, row_ky[-1] + 1), np.float32)
-    wave_number = -2 * np.pi / box
+    tables = phase_tables(rows)
     source, moved = spectrum_p.view(np.float32), shifted_tp.view(np.float32)
     for t in range(len(shifts_px)):
-        _fill_table(wave_number * shifts_px[t, 0], tables[0])
-        _fill_table(wave_number * shifts_px[t, 1], tables[1])
-        for row in range(len(row_ky)):
-            along_y = _phase_of_row(tables, row_ky[row])
-            first, start = row_first_kx[row], row_start[row]
-            for j in range(row_start[row + 1] - start):
-                phase = product(along_y, (tables[0, 0, first + j], tables[0, 1, first + j]))
-                p = 2 * (start + j)
-                moved[t, p], moved[t, p + 1] = product((source[p], source[p + 1]), phase)
+        _fill_tables(-2 * np.pi / box, shifts_px[t], tables)
+        _shift_one(source, rows, tables, moved[t])
 
 
 @njit(cache=True, **COMPILED)
@@ -110,20 +162,10 @@ def sum_unshifted(
     shifts_px : (T, 2) float64, (x, y) in pixels
     total_p : (P,) complex64, overwritten
     """
-    row_ky, row_first_kx, row_start = rows
-    tables = np.empty((2, 2, row_ky[-1] + 1), np.float32)
-    wave_number = 2 * np.pi / box
-    source, total = spectra_tp.view(np.float32), total_p.view(np.float32)
+    tables = phase_tables(rows)
+    moved, total = np.empty_like(total_p), total_p.view(np.float32)
     total[:] = 0
     for t in range(len(shifts_px)):
-        _fill_table(wave_number * shifts_px[t, 0], tables[0])
-        _fill_table(wave_number * shifts_px[t, 1], tables[1])
-        for row in range(len(row_ky)):
-            along_y = _phase_of_row(tables, row_ky[row])
-            first, start = row_first_kx[row], row_start[row]
-            for j in range(row_start[row + 1] - start):
-                phase = product(along_y, (tables[0, 0, first + j], tables[0, 1, first + j]))
-                p = 2 * (start + j)
-                re, im = product((source[t, p], source[t, p + 1]), phase)
-                total[p] += re
-                total[p + 1] += im
+        _fill_tables(2 * np.pi / box, shifts_px[t], tables)
+        _shift_one(spectra_tp[t].view(np.float32), rows, tables, moved.view(np.float32))
+        total_p += moved
