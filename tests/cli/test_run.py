@@ -12,6 +12,9 @@ import pytest
 from posterion.cli import main
 from posterion.data.mrc import read_map
 
+ROOT = Path(__file__).parents[2]
+FROM_MICROGRAPHS = ["ctf", "pick", "extract", "refine", "postprocess"]
+
 STEPS = """
 threads = 1
 output = "results"
@@ -75,18 +78,27 @@ def test_images_to_a_sharpened_map(
 def test_example_is_a_workflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every step and option in it exists; only its files do not."""
-    for name in ("ctf", "pick", "extract"):
-        pytest.importorskip(f"posterion.cli.{name}")
     assert run(monkeypatch, "run", "--example") == 0
-    text = capsys.readouterr().out
-    (tmp_path / "w.toml").write_text(text)
-    (tmp_path / "micrographs").mkdir()
-    for name in ("micrographs/a.mrc", "reference.mrc"):
-        (tmp_path / name).write_bytes(b"")
-    assert run(monkeypatch, "run", tmp_path / "w.toml", "--dry-run") == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["ctf", "pick", "extract", "refine", "postprocess"]
+    assert dry_run_steps(capsys.readouterr().out, tmp_path, monkeypatch, capsys) == FROM_MICROGRAPHS
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "examples").glob("*.toml")), ids=lambda p: p.name)
+def test_examples_of_the_docs_are_workflows(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dry_run_steps(path.read_text(), tmp_path, monkeypatch, capsys) == FROM_MICROGRAPHS
+
+
+def dry_run_steps(
+    text: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> list[str]:
+    """Steps that would run; every step and option exists, files are given under the names they ask for."""
+    (folder / "w.toml").write_text(text)
+    (folder / "micrographs").mkdir()
+    for name in ("micrographs/a.mrc", "micrographs/a.png", "reference.mrc", "reference_30A.mrc"):
+        (folder / name).write_bytes(b"")
+    assert run(monkeypatch, "run", folder / "w.toml", "--dry-run") == 0
+    return [line.split()[0] for line in capsys.readouterr().out.splitlines()]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Command ``posterion extract``: particle images out of micrographs."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,6 @@ import typer
 
 from posterion.cli._supplement import AmplitudeContrast, Cs, PixelSize, Voltage
 from posterion.data.particles import Supplement
-from posterion.errors import PosterionError
 from posterion.micrographs.extract_run import ExtractResult
 from posterion.micrographs.extract_run import extract as extract_particles
 from posterion.micrographs.extraction import ExtractOptions
@@ -64,6 +64,7 @@ def extract(
 
     Writes particles.star (for refine and RELION) and Particles/NAME.mrcs. Particles whose window crosses the
     edge are left out and counted. A stopped run goes on when the command is repeated.
+    Exit code 0: all extracted; 1: those of some micrographs could not be; 2: nothing can be begun.
     """
     configure_logging()
     result = extract_particles(
@@ -84,10 +85,12 @@ def extract(
     )
     typer.echo(_told(result))
     if result.failures:
-        raise PosterionError(
-            f"particles of {len(result.failures)} of {result.micrographs} micrographs could not be "
-            "extracted; the reasons are above and in summary.json"
+        logging.getLogger("posterion").warning(
+            "particles of %d of %d micrographs could not be extracted; reasons are above and in summary.json",
+            len(result.failures),
+            result.micrographs,
         )
+        raise typer.Exit(1)
 
 
 def _told(result: ExtractResult) -> str:

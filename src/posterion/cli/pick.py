@@ -1,5 +1,6 @@
 """Command ``posterion pick``: particles in micrographs."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -50,7 +51,7 @@ def pick(
         float,
         typer.Option(
             help="Leave out ice, dirt and carbon: grey or texture so many robust standard deviations "
-            "from the median; 0 keeps all.",
+            "beyond that of background and particles; 0 keeps all.",
             min=0.0,
         ),
     ] = 6.0,
@@ -92,16 +93,18 @@ def pick(
         progress=Progress,
     )
     typer.echo(_told(result))
-    if result.failures:
-        raise PosterionError(
-            f"{len(result.failures)} of {len(result.records)} micrographs could not be picked; "
-            "the reasons are above and in summary.json"
-        )
     if not result.count:
         raise PosterionError(
             "no particles were found in any micrograph: check --diameter and --white-protein, "
             "or allow more with --false-positives"
         )
+    if result.failures:
+        logging.getLogger("posterion").warning(
+            "%d of %d micrographs could not be picked; the reasons are above and in summary.json",
+            len(result.failures),
+            len(result.records),
+        )
+        raise typer.Exit(1)
 
 
 def _told(result: PickResult) -> str:
