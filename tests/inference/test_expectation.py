@@ -21,7 +21,7 @@ from posterion.mapping.masks import low_pass
 from posterion.mapping.reconstruct import HalfSums
 from posterion.physics.ctf import ctf_half_spectrum
 from posterion.physics.fourier import disc
-from posterion.physics.projection import Accumulator, FourierVolume
+from posterion.physics.projection import Accumulator, FourierVolume, map_of_transform
 from posterion.physics.rotations import matrices_from_euler
 from posterion.physics.sampling import shift_lattice
 from posterion.physics.shifts import shift_phases
@@ -209,7 +209,7 @@ class Objective:
         return sums, float(part.log_likelihood_i.sum())
 
     def log_prior(self, volume: FourierVolume) -> float:
-        shells = self.sums.shells()
+        shells = self.sums.grid.shells
         pairs = np.ones(shells.shape)
         pairs[:, :, 0] = 0.5
         power = np.sum(volume.values.astype(float) ** 2, axis=-1)
@@ -268,9 +268,9 @@ def test_m_step_is_the_maximum_of_the_expected_log_likelihood(
         return float(cross - 0.5 * norm) + objective.log_prior(transformed)
 
     solved = objective.sums.solve(objective.regularisation_s)
-    before = objective.sums.grid.to_map(  # the map that was expected, cut to the same band
-        np.ascontiguousarray(objective.volume.values).view(np.complex64)[..., 0]
-    )
+    transform = np.ascontiguousarray(objective.volume.values).view(np.complex64)[..., 0]
+    # The map that was expected, cut to the same band.
+    before = map_of_transform(objective.sums.grid, lambda rows: transform[:, rows])
     best = q(solved)
     others = {
         "smaller": 0.85 * solved,

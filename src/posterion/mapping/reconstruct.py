@@ -14,7 +14,8 @@ from posterion.errors import PosterionError
 from posterion.mapping.fsc import fourier_shell_correlation
 from posterion.physics.ctf import ctf_at
 from posterion.physics.fourier import Disc, disc_below_nyquist, fourier_transform_2d
-from posterion.physics.projection import Accumulator, FourierVolume
+from posterion.physics.padded_grid import PaddedGrid
+from posterion.physics.projection import Accumulator, FourierVolume, map_of_transform
 from posterion.physics.shifts import shift_phases
 from posterion.physics.soft_masks import soft_sphere
 from posterion.physics.symmetry import point_group_operators
@@ -43,44 +44,41 @@ class HalfSums:
     ----------
     numerator : (D, D, W) complex64, ``sum_i P^T C_i X_i / sigma2``
     weight : (D, D, W) float32, ``sum_i P^T C_i^2 / sigma2``
-    grid : the accumulator whose grid these live on (its own sums are not used)
+    grid : where the voxels are
     """
 
     numerator: NDArray[np.complex64]
     weight: NDArray[np.float32]
-    grid: Accumulator
+    grid: PaddedGrid
 
     @classmethod
     def from_accumulator(cls, accumulator: Accumulator, point_group: str, workers: Workers) -> HalfSums:
         """Join Hermitian mates and apply the point group."""
         operators = point_group_operators(point_group)
         numerator, weight = accumulator.joined(operators, workers)
-        return cls(numerator, weight, accumulator)
+        return cls(numerator, weight, accumulator.grid)
 
-    def __add__(self, other: HalfSums) -> HalfSums:
-        return HalfSums(self.numerator + other.numerator, self.weight + other.weight, self.grid)
-
-    def shells(self) -> NDArray[np.int64]:
-        """Shell of every voxel, (D, D, W), in Fourier pixels of the unpadded box."""
-        centre, padding = self.grid.centre, self.grid.padding
-        q = np.arange(-centre, centre + 1, dtype=np.float32)
-        squared = q[:, None, None] ** 2 + q[:, None] ** 2 + q[centre:] ** 2
-        return np.asarray(np.rint(np.sqrt(squared) / padding), np.int64)
+    def add(self, other: HalfSums) -> None:
+        """Add the sums of another half set, in place."""
+        np.add(self.numerator, other.numerator, out=self.numerator)
+        np.add(self.weight, other.weight, out=self.weight)
 
     def shell_weight(self) -> NDArray[np.float64]:
         """Mean weight per shell 0 .. radius, (radius + 1,)."""
-        shell = self.shells().ravel()
-        count = np.bincount(shell)
-        total = np.bincount(shell, self.weight.ravel())
-        return (total / np.maximum(count, 1))[: self.grid.radius + 1]
+        return self.grid.shell_sum(self.weight) / np.maximum(self.grid.voxels_s, 1)
 
-    def joined_below(self, other: HalfSums, shell_limit: int) -> HalfSums:
-        """Put both halves' mean below a shell: half maps then cannot drift apart in hand or origin."""
-        low = self.shells() < shell_limit
-        numerator, weight = self.numerator.copy(), self.weight.copy()
-        numerator[low] = (numerator[low] + other.numerator[low]) / 2
-        weight[low] = (weight[low] + other.weight[low]) / 2
-        return HalfSums(numerator, weight, self.grid)
+    def join_below(self, other: HalfSums, shell_limit: int) -> None:
+        """Put the mean of both halves below a shell into both, in place.
+
+        Half maps then cannot drift apart in hand or origin.
+        """
+        reach = min(self.grid.padding * (shell_limit + 1), self.grid.centre)
+        around = slice(self.grid.centre - reach, self.grid.centre + reach + 1)
+        cube = (around, around, slice(reach + 1))
+        low = self.grid.shells[cube] < shell_limit
+        for own, others in ((self.numerator, other.numerator), (self.weight, other.weight)):
+            mean = (own[cube][low] + others[cube][low]) / 2
+            own[cube][low] = others[cube][low] = mean
 
     def solve(self, regularisation_s: NDArray[np.floating] | None, workers: int = 1) -> NDArray[np.float32]:
         """Compute ``V = numerator / (weight + k(s))`` and its map; see (L) "3D reconstruction", E-M update.
@@ -96,19 +94,23 @@ class HalfSums:
         -------
         (n, n, n) float32
         """
-        shells = self.shells()
         limit = self.grid.radius
         # At Nyquist the voxels beyond the last whole shell hold data too, and the last shell leans on them.
-        inside = shells <= limit + (limit == (self.grid.box - 1) // 2)
-        np.minimum(shells, limit, out=shells)
-        gain = 1.0
+        last = limit + (limit == (self.grid.box - 1) // 2)
+        gain = np.float32(1)
         if regularisation_s is None:
             regularisation_s = FLAT_PRIOR * self.shell_weight()
-            gain = 1 + FLAT_PRIOR
-        floor = np.maximum(regularisation_s, 1e-30).astype(np.float32)
-        denominator = (self.weight + floor[shells]) / np.float32(gain)
-        spectrum = np.where(inside, self.numerator / denominator, 0).astype(np.complex64)
-        return self.grid.to_map(spectrum, workers=workers)
+            gain = np.float32(1 + FLAT_PRIOR)
+        floor_s = np.maximum(regularisation_s, 1e-30).astype(np.float32)
+
+        def solved(rows: slice) -> NDArray[np.complex64]:
+            shells = self.grid.shells[:, rows]
+            denominator = (self.weight[:, rows] + floor_s[np.minimum(shells, limit)]) / gain
+            values = self.numerator[:, rows] / denominator
+            values[shells > last] = 0
+            return values
+
+        return map_of_transform(self.grid, solved, workers)
 
     def log_prior(self, volume: FourierVolume, regularisation_s: NDArray[np.floating]) -> float:
         """Compute the log of the prior behind `solve`, ``-1/2 sum_q k(s) |V_q|^2``, up to a constant.
@@ -120,7 +122,7 @@ class HalfSums:
         volume : of this box, radius and padding; q runs over its grid, both points of a Hermitian pair
         regularisation_s : (radius + 1,), ``k(s)`` as `solve` takes it
         """
-        shells, pairs = self.shells(), np.ones(volume.values.shape[2])
+        shells, pairs = self.grid.shells, np.ones(volume.values.shape[2])
         pairs[0] = 0.5
         power = pairs * np.sum(volume.values.astype(np.float64) ** 2, axis=-1)
         inside = shells <= self.grid.radius
@@ -217,9 +219,9 @@ def reconstruct(
     """
     with Workers(threads) as workers:
         half_i = half_ids(particles, seed)
-        halves, left_out_i = _sums_of_halves(particles, half_i, point_group, workers, observer)
-        half1, half2 = (half.solve(None, workers.threads) for half in halves)
-        both = halves[0] + halves[1]
+        (both, other), left_out_i = _sums_of_halves(particles, half_i, point_group, workers, observer)
+        half1, half2 = (half.solve(None, workers.threads) for half in (both, other))
+        both.add(other)
         box, pixel = particles.box_px, particles.pixel_size_angstrom
         diameter = diameter_angstrom if diameter_angstrom is not None else 0.9 * box * pixel
         sphere = soft_sphere(box, diameter / pixel / 2, edge_px=5)
@@ -250,7 +252,7 @@ def _sums_of_halves(
     matrices = poses.matrices()
     shifts_px = np.stack([poses.shift_x_angstrom_i, poses.shift_y_angstrom_i], -1) / pixel
     pixels = disc_below_nyquist(box)
-    accumulators = Accumulator(box, pixels.radius), Accumulator(box, pixels.radius)
+    accumulators = [Accumulator(box, pixels.radius), Accumulator(box, pixels.radius)]
 
     def prepare(
         batch: tuple[NDArray[np.int64], NDArray[np.float32]],
@@ -273,5 +275,7 @@ def _sums_of_halves(
             "no image of one half set can be used: all are constant, or hold NaN or infinite values; "
             "'posterion doctor' says more"
         )
-    first, second = (HalfSums.from_accumulator(a, point_group, workers) for a in accumulators)
+    # One after the other, each accumulator let go when its half is made: they are what takes most memory.
+    first = HalfSums.from_accumulator(accumulators.pop(0), point_group, workers)
+    second = HalfSums.from_accumulator(accumulators.pop(0), point_group, workers)
     return (first, second), np.flatnonzero(~used_i)

@@ -13,15 +13,10 @@ from numpy.typing import NDArray
 
 from posterion.compute import Workers
 from posterion.kernels import SCORE_TERMS, gather_slices, scatter_slices, score_poses, sum_rotated
-from posterion.physics.fourier import (
-    Disc,
-    disc,
-    fourier_transform_3d,
-    inverse_fourier_transform_3d,
-    resample,
-)
+from posterion.physics.fourier import Disc, disc, inverse_fourier_transform_3d, resample
+from posterion.physics.padded_grid import Fill, PaddedGrid, padded_inverse, padded_transform
 
-__all__ = ["Accumulator", "FourierVolume", "backproject", "gridding_correction"]
+__all__ = ["Accumulator", "FourierVolume", "backproject", "gridding_correction", "map_of_transform"]
 
 _SLABS = 16
 
@@ -32,11 +27,6 @@ def _working_box(box: int, radius: int) -> int:
     A sharper cut costs 3 % in the last shells, this one 1 %.
     """
     return min(box, 2 * int(scipy.fft.next_fast_len(radius + 8, real=True)))
-
-
-def _centre(radius: int, padding: int) -> int:
-    """Index of the zero frequency in a cropped transform, with room for the upper trilinear neighbour."""
-    return padding * radius + 2
 
 
 def _scaled_axes(matrices: NDArray[np.floating], padding: int) -> NDArray[np.float32]:
@@ -67,15 +57,6 @@ def _gridding_undone(volume: NDArray[np.float32], padding: int) -> NDArray[np.fl
 
 def _multiply_axes(volume: NDArray[np.float32], factor: NDArray[np.float32]) -> NDArray[np.float32]:
     return volume * (factor[:, None, None] * factor[:, None]) * factor
-
-
-def _pad_map(volume: NDArray[np.float32], box: int) -> NDArray[np.float32]:
-    """Lay a map into a larger box, origin on origin."""
-    n = volume.shape[0]
-    start = box // 2 - n // 2
-    out = np.zeros((box,) * 3, np.float32)
-    out[(slice(start, start + n),) * 3] = volume
-    return out
 
 
 def _crop_map(volume: NDArray[np.float32], box: int) -> NDArray[np.float32]:
@@ -119,23 +100,22 @@ class FourierVolume:
         reduced = np.asarray(volume, np.float32)
         if small != box:
             reduced = resample(reduced, small)
-        padded = _pad_map(_gridding_undone(reduced, padding), padding * small)
-        spectrum = fourier_transform_3d(padded, workers=workers)
-        centre = _centre(radius, padding)
-        full = np.arange(-centre, centre + 1)
-        cropped = spectrum[np.ix_(full, full, np.arange(min(centre + 1, spectrum.shape[2])))]
-        values = np.zeros((len(full), len(full), centre + 1, 2), np.float32)
-        scaled = cropped * np.float32((box / small) ** 3)
-        values[:, :, : cropped.shape[2], 0], values[:, :, : cropped.shape[2], 1] = scaled.real, scaled.imag
+        scaled = _gridding_undone(reduced, padding) * np.float32((box / small) ** 3)
+        centre = PaddedGrid(box, radius, padding).centre
+        transform = padded_transform(scaled, padding * small, centre, workers)
+        values = transform.view(np.float32).reshape(*transform.shape, 2)
         return cls(values, box, radius, padding)
+
+    @property
+    def centre(self) -> int:
+        """Index of the zero frequency along z and y."""
+        return PaddedGrid(self.box, self.radius, self.padding).centre
 
     def slices(self, matrices: NDArray[np.floating], pixels: Disc) -> NDArray[np.complex64]:
         """Sample central slices ``V(R^T (kx, ky, 0))`` on a disc's pixels: (n, 3, 3) -> (n, P) complex64."""
         out = np.empty((len(matrices), len(pixels), 2), np.float32)
         rows = (pixels.row_ky, pixels.row_first_kx, pixels.row_start)
-        gather_slices(
-            self.values, _centre(self.radius, self.padding), _scaled_axes(matrices, self.padding), rows, out
-        )
+        gather_slices(self.values, self.centre, _scaled_axes(matrices, self.padding), rows, out)
         return out.view(np.complex64)[..., 0]
 
     def score_poses(
@@ -147,7 +127,7 @@ class FourierVolume:
         whitened_ip: NDArray[np.complex64],
         ctf2_ip: NDArray[np.float32],
     ) -> NDArray[np.float64]:
-        """Compare images with slices at poses, with derivatives: (K, 22), see `posterion.kernels.score_poses`.
+        """Compare images with slices at poses, with derivatives: (K, 22), see `kernels.score_poses`.
 
         Parameters
         ----------
@@ -159,9 +139,8 @@ class FourierVolume:
         terms = np.empty((len(matrices), SCORE_TERMS))
         axes = np.ascontiguousarray(self.padding * np.asarray(matrices), np.float32)
         rows = (pixels.row_ky, pixels.row_first_kx, pixels.row_start)
-        centre = _centre(self.radius, self.padding)
         score_poses(
-            self.values, centre, axes, shifts_px, image_k, rows, self.box, whitened_ip, ctf2_ip, terms
+            self.values, self.centre, axes, shifts_px, image_k, rows, self.box, whitened_ip, ctf2_ip, terms
         )
         return terms
 
@@ -187,12 +166,12 @@ class Accumulator:
     Attributes
     ----------
     values : (D, D, W, 4) float32: numerator (real, imaginary), weight, unused
+    grid : where its voxels are
     """
 
     def __init__(self, box: int, radius: int, padding: int = 2) -> None:
-        self.box, self.radius, self.padding = box, min(radius, (box - 1) // 2), padding
-        self.centre = _centre(self.radius, padding)
-        self.values = np.zeros((2 * self.centre + 1, 2 * self.centre + 1, self.centre + 1, 4), np.float32)
+        self.grid = PaddedGrid(box, min(radius, (box - 1) // 2), padding)
+        self.values = np.zeros((*self.grid.shape, 4), np.float32)
 
     def insert(
         self,
@@ -215,13 +194,13 @@ class Accumulator:
         weights_rp : (n, P) float32, weights
         workers : threads; none where None
         """
-        axes = _scaled_axes(matrices, self.padding)
+        axes = _scaled_axes(matrices, self.grid.padding)
         rows = (pixels.row_ky, pixels.row_first_kx, pixels.row_start)
         parts = np.ascontiguousarray(values_rp, np.complex64).view(np.float32).reshape(*values_rp.shape, 2)
         weights = np.ascontiguousarray(weights_rp, np.float32)
 
         def insert_slab(planes: tuple[int, int]) -> None:
-            scatter_slices(self.values, self.centre, axes, rows, parts, weights, planes)
+            scatter_slices(self.values, self.grid.centre, axes, rows, parts, weights, planes)
 
         self._over_slabs(insert_slab, workers)
 
@@ -255,46 +234,39 @@ class Accumulator:
         numerator : (D, D, W) complex64
         weight : (D, D, W) float32
         """
-        values = self.values.copy()
-        mates = self.values[::-1, ::-1, 0] * np.array([1, -1, 1, 1], np.float32)
-        values[:, :, 0] += mates
+        own = self.values[:, :, 0].copy()
+        self.values[:, :, 0] += own[::-1, ::-1] * np.array([1, -1, 1, 1], np.float32)
+        values = self.values
         if operators is not None and len(operators) > 1:
-            source, values = values, np.zeros_like(values)
-            rotations = np.ascontiguousarray(operators, np.float32)
+            values, rotations = np.zeros_like(values), np.ascontiguousarray(operators, np.float32)
 
             def sum_slab(planes: tuple[int, int]) -> None:
-                sum_rotated(source, self.centre, rotations, planes, values)
+                sum_rotated(self.values, self.grid.centre, rotations, planes, values)
 
             self._over_slabs(sum_slab, workers)
         numerator = np.ascontiguousarray(values[..., :2]).view(np.complex64)[..., 0]
-        return numerator, np.ascontiguousarray(values[..., 2])
+        weight = np.ascontiguousarray(values[..., 2])
+        self.values[:, :, 0] = own
+        return numerator, weight
 
-    def to_map(self, spectrum: NDArray[np.complex64], workers: int = 1) -> NDArray[np.float32]:
-        """Turn a cropped, padded half transform on this grid into a map of ``box`` voxels, gridding undone.
 
-        Parameters
-        ----------
-        spectrum : (D, D, W) complex64, Hermitian on the plane x = 0
-        workers : threads of the FFT
-        """
-        small = _working_box(self.box, self.radius)
-        padded = self._padded_map(spectrum, small, workers)
-        cropped = _gridding_undone(_crop_map(padded, small), self.padding)
-        scaled = cropped * np.float32((small / self.box) ** 3)
-        return scaled if small == self.box else resample(scaled, self.box)
+def map_of_transform(grid: PaddedGrid, fill: Fill, workers: int = 1) -> NDArray[np.float32]:
+    """Turn a half transform on a padded grid into a map of ``box`` voxels, gridding undone.
 
-    def _padded_map(self, spectrum: NDArray[np.complex64], small: int, workers: int) -> NDArray[np.float32]:
-        """Inverse-transform onto the padded box of ``small`` voxels."""
-        size = self.padding * small
-        keep = min(self.centre, size // 2 - 1)
-        full = np.arange(-keep, keep + 1)
-        grid = np.zeros((size, size, size // 2 + 1), np.complex64)
-        grid[np.ix_(full, full, np.arange(keep + 1))] = spectrum[
-            self.centre - keep : self.centre + keep + 1,
-            self.centre - keep : self.centre + keep + 1,
-            : keep + 1,
-        ]
-        return inverse_fourier_transform_3d(grid, size, workers=workers)
+    Parameters
+    ----------
+    grid : the grid
+    fill : gives the values, Hermitian on the plane x = 0, for a slice of y
+    workers : threads of the FFT
+
+    Returns
+    -------
+    (n, n, n) float32
+    """
+    small = _working_box(grid.box, grid.radius)
+    cropped = padded_inverse(fill, grid.padding * small, grid.centre, small, workers)
+    scaled = _gridding_undone(cropped, grid.padding) * np.float32((small / grid.box) ** 3)
+    return scaled if small == grid.box else resample(scaled, grid.box)
 
 
 def backproject(
@@ -320,7 +292,7 @@ def backproject(
     values = pixels.take(spectra) * pixels.multiplicity_p
     accumulator.insert(matrices, pixels, values, np.ones(values.shape, np.float32))
     numerator, _ = accumulator.joined()
-    centre, size = accumulator.centre, padding * box
+    centre, size = accumulator.grid.centre, padding * box
     full = np.arange(-centre, centre + 1) % size
     grid = np.zeros((size, size, size // 2 + 1), np.complex64)
     keep = min(centre + 1, grid.shape[2])

@@ -12,7 +12,7 @@ from posterion.inference.priors import PosePrior, estimate_direction_prior, esti
 from posterion.inference.search import SearchPlan
 from posterion.mapping.fsc import fourier_shell_correlation, fsc_curves
 from posterion.mapping.masks import low_pass
-from posterion.mapping.reconstruct import HalfSums, ssnr_from_fsc
+from posterion.mapping.reconstruct import ssnr_from_fsc
 from posterion.physics.rotations import angular_distance_deg
 from posterion.physics.symmetry import point_group_operators
 from posterion.refine.context import RefineContext
@@ -129,26 +129,22 @@ def step(
 def _maximise(context: RefineContext, sums: ExpectationSums, final: bool) -> MapSet:
     """Solve both halves: FSC from the independent ones, then references that share their low resolution."""
     threads, mask = context.workers.threads, context.solvent_mask
-    first, second = (
-        HalfSums.from_accumulator(a, context.config.point_group, context.workers) for a in sums.accumulators
-    )
+    first, second = sums.take_halves()
     unfiltered = np.stack([first.solve(None, threads), second.solve(None, threads)])
-    fsc_s = _solvent_fsc(context, unfiltered, first.grid.radius)
-    ssnr_s = ssnr_from_fsc(fsc_s)[: first.grid.radius + 1]
+    radius = first.grid.radius
+    fsc_s = _solvent_fsc(context, unfiltered, radius)
+    ssnr_s = ssnr_from_fsc(fsc_s)[: radius + 1]
     weight_s = (first.shell_weight() + second.shell_weight()) / 2
-    join = context.shell_of(context.config.join_halves_angstrom)
-    halves = [
-        own.joined_below(other, join).solve(weight_s / ssnr_s, threads) * mask
-        for own, other in ((first, second), (second, first))
-    ]
+    first.join_below(second, context.shell_of(context.config.join_halves_angstrom))
+    halves = [own.solve(weight_s / ssnr_s, threads) * mask for own in (first, second)]
     tau2_s = np.zeros(len(fsc_s))
     tau2_s[: len(ssnr_s)] = ssnr_s / np.maximum(first.grid.padding**3 * weight_s, 1e-30)
     maps = MapSet(np.stack(halves), unfiltered, fsc_s, tau2_s)
     if not final:
         return maps
-    both = first + second
-    joined = both.solve(both.shell_weight() / (2 * ssnr_s), threads)
-    return replace(maps, joined=joined, joined_unfiltered=both.solve(None, threads))
+    first.add(second)
+    joined = first.solve(first.shell_weight() / (2 * ssnr_s), threads)
+    return replace(maps, joined=joined, joined_unfiltered=first.solve(None, threads))
 
 
 def _solvent_fsc(context: RefineContext, unfiltered: NDArray[np.float32], radius: int) -> NDArray[np.float64]:

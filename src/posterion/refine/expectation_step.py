@@ -15,6 +15,7 @@ from posterion.inference.images import ImageBatch, NoiseModel, mask_area, prepar
 from posterion.inference.likelihood import gaussian_log_prob, profile_log_prob
 from posterion.inference.priors import PosePrior
 from posterion.inference.search import LevelCount, SearchPlan, total_counts
+from posterion.mapping.reconstruct import HalfSums
 from posterion.physics.fourier import disc
 from posterion.physics.projection import Accumulator, FourierVolume
 from posterion.physics.sampling import shift_lattice
@@ -176,7 +177,7 @@ class ExpectationSums:
             disc(context.box, plan.radius),
         )
         self._collected = disc(context.box, radius)
-        self.accumulators = Accumulator(context.box, radius), Accumulator(context.box, radius)
+        self.accumulators = [Accumulator(context.box, radius), Accumulator(context.box, radius)]
         self.noise_gs = np.zeros((groups, shells))
         self.count_g = np.zeros(groups)
         self.cross_g, self.square_g = np.zeros((2, len(state.scale_g)))
@@ -210,6 +211,12 @@ class ExpectationSums:
         residual_is[:, used] -= self._sigma2_gs[group, used] * explained_is
         np.add.at(self.noise_gs, group, residual_is)
         np.add.at(self.count_g, group, 1)
+
+    def take_halves(self) -> tuple[HalfSums, HalfSums]:
+        """Hand over the sums of both halves; each accumulator, the largest array, is let go on the way."""
+        group, workers = self._context.config.point_group, self._context.workers
+        first = HalfSums.from_accumulator(self.accumulators.pop(0), group, workers)
+        return first, HalfSums.from_accumulator(self.accumulators.pop(0), group, workers)
 
     def sigma2_gs(self) -> NDArray[np.float64]:
         """Compute new noise spectra; a group of which no image was used keeps its old one."""
