@@ -82,7 +82,7 @@ for column, count in enumerate((1, 10, 100, len(matrices))):
     map_ = sums.solve(np.full(volume.radius + 1, 1e-2))
     curves[count] = fourier_shell_correlation(map_, density)
 
-    inside = sums.shells()[:, sums.grid.centre] <= volume.radius
+    inside = sums.grid.shells[:, sums.grid.centre] <= volume.radius
     half_plane = sums.weight[:, sums.grid.centre]  # (kz, kx >= 0); the other half is its mirror image
     plane = np.concatenate([half_plane[::-1, :0:-1], half_plane], axis=1)
     axes[0, column].imshow(
