@@ -24,7 +24,7 @@ from posterion.physics.rotations import matrices_from_rotation_vectors
 
 __all__ = ["Peaks", "PoseList", "climb"]
 
-_MOST_STEPS = 12
+_MOST_STEPS = 30
 _FIRST_DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-3, 1e-6, 1e4
 _PLAUSIBLE_GAIN_NATS = 1.0
 _LONGEST_STEP = 1.0
