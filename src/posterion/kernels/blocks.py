@@ -13,9 +13,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from posterion.kernels.bodies import COMPILED, bilinear, bilinear_slopes, lerp, locate
-from posterion.kernels.lanes import high, joined, load4, low, pair, store
+from posterion.kernels.lanes import fetch_soon, high, joined, load4, low, pair, store
 
-__all__ = ["BLOCK", "block_gradients", "block_positions", "block_values", "pixel_tables"]
+__all__ = ["BLOCK", "block_ahead", "block_gradients", "block_values", "pixel_table", "places"]
 
 Real = NDArray[np.float32]
 Index = NDArray[np.uint64]
@@ -24,21 +24,30 @@ Rows = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
 Strides = tuple[np.uint64, np.uint64]
 
 BLOCK = 128
+_CACHED = 2**22  # float32: 16 MiB
 
 
 @njit(**COMPILED)
-def pixel_tables(rows: Rows, k_p: Real) -> None:
-    """Lay out (kx, ky) of every pixel as (2, P) float32; entries beyond the last pixel stay as they are."""
+def pixel_table(rows: Rows) -> Real:
+    """Lay out (kx, ky) of every pixel, (2, P) float32 with zeros up to whole blocks."""
     row_ky, row_first_kx, row_start = rows
+    k_p = np.zeros((2, (row_start[-1] + BLOCK - 1) // BLOCK * BLOCK), np.float32)
     for row in range(len(row_ky)):
         first, start = row_first_kx[row], row_start[row]
         for j in range(row_start[row + 1] - start):
             k_p[0, start + j] = np.float32(first + j)
             k_p[1, start + j] = np.float32(row_ky[row])
+    return k_p
 
 
 @njit(**COMPILED)
-def block_positions(
+def places() -> tuple[Index, Real]:
+    """Make room for where this block's pixels and the next one's lie: ``base`` and ``where``, by turns."""
+    return np.empty((2, BLOCK), np.uint64), np.empty((2, 4, BLOCK), np.float32)
+
+
+@njit(**COMPILED)
+def _block_positions(
     axes: Real, k_p: Real, start: int, offset: float, strides: Strides, base: Index, where: Real
 ) -> None:
     """Find where a block's pixels lie: index of the lower corner; fractions (x, y, z) and the sign of x."""
@@ -52,6 +61,31 @@ def block_positions(
         where[0, j], where[1, j], where[2, j] = fractions
         where[3, j] = sign
         base[j] = np.uint64(iz) * stride_z + np.uint64(iy) * stride_y + np.uint64(ix) * np.uint64(2)
+
+
+@njit(**COMPILED)
+def block_ahead(
+    axes: Real,
+    pixels: tuple[Real, int],
+    offset: float,
+    flat: Real,
+    strides: Strides,
+    base: Index,
+    where: Real,
+) -> None:
+    """Find where the block of ``pixels = (k_p, start)`` lies, and ask for its memory before it is needed.
+
+    Of a volume that the caches hold the asking costs more than it brings. Beyond the last block: nothing.
+    """
+    if pixels[1] >= pixels[0].shape[1]:
+        return
+    stride_y, stride_z = strides
+    _block_positions(axes, pixels[0], pixels[1], offset, strides, base, where)
+    if flat.size > _CACHED:
+        for j in range(BLOCK):
+            for at in (base[j], base[j] + stride_z):
+                fetch_soon(flat, at)
+                fetch_soon(flat, at + stride_y)
 
 
 @njit(**COMPILED)

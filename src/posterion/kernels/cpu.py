@@ -16,9 +16,10 @@ from posterion.kernels.blocks import (
     Real,
     Rows,
     Strides,
-    block_positions,
+    block_ahead,
     block_values,
-    pixel_tables,
+    pixel_table,
+    places,
 )
 from posterion.kernels.bodies import COMPILED, bilinear, fold, lerp, locate, shares
 from posterion.kernels.lanes import high, joined, load8, low, pair, store
@@ -51,18 +52,18 @@ def gather_slices(
     rows : row_ky, row_first_kx, row_start of a `posterion.physics.fourier.Disc`
     slices_rp : (n, P, 2) float32, filled
     """
-    n_pixels = rows[2][-1]
-    k_p = np.zeros((2, n_pixels + BLOCK), np.float32)
-    base, where = np.empty(BLOCK, np.uint64), np.empty((4, BLOCK), np.float32)
-    pixel_tables(rows, k_p)
+    n_pixels, k_p = rows[2][-1], pixel_table(rows)
+    base, where = places()
     strides = np.uint64(2 * volume.shape[2]), np.uint64(2 * volume.shape[1] * volume.shape[2])
     flat, offset = volume.reshape(-1), np.float32(centre)
     for r in range(len(axes_r)):
-        out = slices_rp[r].reshape(-1)
+        axes, out, now = axes_r[r], slices_rp[r].reshape(-1), 0
+        block_ahead(axes, (k_p, 0), offset, flat, strides, base[now], where[now])
         for start in range(0, n_pixels, BLOCK):
+            block_ahead(axes, (k_p, start + BLOCK), offset, flat, strides, base[1 - now], where[1 - now])
             count = min(BLOCK, n_pixels - start)
-            block_positions(axes_r[r], k_p, start, offset, strides, base, where)
-            block_values(flat, strides, base, where, count, out, 2 * start)
+            block_values(flat, strides, base[now], where[now], count, out, 2 * start)
+            now = 1 - now
 
 
 @njit(**COMPILED)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.core.datamodel.models import PrimitiveModel
 from numba.extending import intrinsic, overload, register_model
 
@@ -18,6 +18,7 @@ __all__ = [
     "alternating_high",
     "alternating_low",
     "evens",
+    "fetch_soon",
     "high",
     "joined",
     "load4",
@@ -89,6 +90,23 @@ def store(typing: Any, flat: Any, start: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(flat, start, value), code
+
+
+@_instruction
+def fetch_soon(typing: Any, flat: Any, start: Any) -> Any:
+    """Ask the memory for the cache line of an element, into the second level: the first is too small."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, _INDEX, _INDEX, _INDEX])
+        prefetch = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]
+            builder.module, kind, "llvm.prefetch.p0i8"
+        )
+        address = builder.bitcast(_address(context, builder, signature, args, ir.FloatType()), byte)
+        builder.call(prefetch, [address, _INDEX(0), _INDEX(2), _INDEX(1)])
+        return context.get_dummy_value()
+
+    return types.void(flat, start), code
 
 
 def _part(which: Callable[[int], list[int]]) -> Any:

@@ -13,10 +13,11 @@ from posterion.kernels.blocks import (
     BLOCK,
     Real,
     Rows,
+    block_ahead,
     block_gradients,
-    block_positions,
     block_values,
-    pixel_tables,
+    pixel_table,
+    places,
 )
 from posterion.kernels.bodies import COMPILED, Pair, add_pose_terms, directional, turn_about_view
 from posterion.kernels.shifts import move_image, phase_tables
@@ -127,32 +128,23 @@ def score_poses(  # noqa: PLR0917
     ctf2_ip : (N, P) float32, ``w C^2 / sigma2``
     terms : (n, 22) float64, filled
     """
-    n_pixels = rows[2][-1]
-    padded = (n_pixels + BLOCK - 1) // BLOCK * BLOCK
-    k_p, data_p, ctf2_p = (
-        np.zeros((2, padded), np.float32),
-        np.zeros((2, padded), np.float32),
-        np.zeros(padded, np.float32),
-    )
-    tables = phase_tables(rows)
-    base, where, model = (
-        np.empty(BLOCK, np.uint64),
-        np.empty((4, BLOCK), np.float32),
-        np.empty(8 * BLOCK, np.float32),
-    )
-    pixel_tables(rows, k_p)
+    k_p, n_pixels = pixel_table(rows), rows[2][-1]
+    data_p, ctf2_p, tables = np.zeros_like(k_p), np.zeros_like(k_p[0]), phase_tables(rows)
+    (base, where), model = places(), np.empty(8 * BLOCK, np.float32)
     strides = np.uint64(2 * volume.shape[2]), np.uint64(2 * volume.shape[1] * volume.shape[2])
     flat, offset = volume.reshape(-1), np.float32(centre)
     spectra_ip, wave_number = whitened_ip.view(np.float32), 2 * np.pi / box
     for r in range(len(axes_r)):
-        image, axes, sums = image_r[r], axes_r[r], terms[r]
+        image, axes, sums, now = image_r[r], axes_r[r], terms[r], 0
         move_image(spectra_ip[image], rows, -wave_number, shifts_px_r[r], tables, data_p)
         ctf2_p[:n_pixels] = ctf2_ip[image]
         sums[:] = 0
-        for start in range(0, padded, BLOCK):
-            block_positions(axes, k_p, start, offset, strides, base, where)
-            block_gradients(flat, strides, base, where, model)
-            _block_terms(axes, start, (k_p, data_p, ctf2_p), model, where, sums)
+        block_ahead(axes, (k_p, 0), offset, flat, strides, base[now], where[now])
+        for start in range(0, n_pixels, BLOCK):
+            block_ahead(axes, (k_p, start + BLOCK), offset, flat, strides, base[1 - now], where[1 - now])
+            block_gradients(flat, strides, base[now], where[now], model)
+            _block_terms(axes, start, (k_p, data_p, ctf2_p), model, where[now], sums)
+            now = 1 - now
         _times_wave_number(wave_number, sums)
 
 
@@ -175,32 +167,21 @@ def compare_poses(  # noqa: PLR0917
     ----------
     terms : (n, 2) float64, filled; the others are those of `score_poses`
     """
-    n_pixels = rows[2][-1]
-    padded = (n_pixels + BLOCK - 1) // BLOCK * BLOCK
-    k_p, data_p, ctf2_p = (
-        np.zeros((2, padded), np.float32),
-        np.zeros((2, padded), np.float32),
-        np.zeros(padded, np.float32),
-    )
-    tables = phase_tables(rows)
-    base, where, model = (
-        np.empty(BLOCK, np.uint64),
-        np.empty((4, BLOCK), np.float32),
-        np.empty(8 * BLOCK, np.float32),
-    )
-    pixel_tables(rows, k_p)
+    k_p, n_pixels = pixel_table(rows), rows[2][-1]
+    data_p, ctf2_p, tables = np.zeros_like(k_p), np.zeros_like(k_p[0]), phase_tables(rows)
+    (base, where), model = places(), np.empty(2 * BLOCK, np.float32)
     strides = np.uint64(2 * volume.shape[2]), np.uint64(2 * volume.shape[1] * volume.shape[2])
     flat, offset = volume.reshape(-1), np.float32(centre)
     spectra_ip, wave_number = whitened_ip.view(np.float32), 2 * np.pi / box
     for r in range(len(axes_r)):
-        image = image_r[r]
+        image, axes, now = image_r[r], axes_r[r], 0
         move_image(spectra_ip[image], rows, -wave_number, shifts_px_r[r], tables, data_p)
         ctf2_p[:n_pixels] = ctf2_ip[image]
         cross, norm = 0.0, 0.0
-        for start in range(0, padded, BLOCK):
-            block_positions(axes_r[r], k_p, start, offset, strides, base, where)
-            block_values(flat, strides, base, where, BLOCK, model, 0)
+        block_ahead(axes, (k_p, 0), offset, flat, strides, base[now], where[now])
+        for start in range(0, n_pixels, BLOCK):
+            block_ahead(axes, (k_p, start + BLOCK), offset, flat, strides, base[1 - now], where[1 - now])
+            block_values(flat, strides, base[now], where[now], BLOCK, model, 0)
             block_cross, block_norm = _block_cross_norm(start, (k_p, data_p, ctf2_p), model)
-            cross += block_cross
-            norm += block_norm
+            cross, norm, now = cross + block_cross, norm + block_norm, 1 - now
         terms[r, 0], terms[r, 1] = cross, norm

@@ -14,10 +14,9 @@ from posterion.kernels.blocks import Real, Rows
 from posterion.kernels.bodies import COMPILED, Pair, product
 from posterion.kernels.lanes import alternating_high, alternating_low, evens, load8, odds, store
 
-
 __all__ = ["move_image", "phase_tables", "shift_spectrum", "sum_unshifted"]
 
-# Rows are short: each is done in whole steps of lanes. What it writes beyond its end, the next row overwrites.
+# Rows are short and done in whole steps of lanes: what one writes beyond its end, the next overwrites.
 _STEP = 8
 
 
@@ -53,7 +52,7 @@ def _phase_of_row(tables: Real, ky: int) -> Pair:
 
 @njit(**COMPILED)
 def _steps(start: int, length: int, n_pixels: int) -> int:
-    """How many pixels of a row are done in whole steps: all, and some beyond, unless there are none beyond."""
+    """Count the pixels done in whole steps: all of a row, and some beyond, unless there are none beyond."""
     longer = (length + _STEP - 1) // _STEP * _STEP
     return longer if start + longer <= n_pixels else length // _STEP * _STEP
 
