@@ -78,6 +78,16 @@ def test_hot_pixels_do_not_matter() -> None:
     assert first.mean_defocus_angstrom == pytest.approx(second.mean_defocus_angstrom, abs=5)
 
 
+def test_spots_of_a_crystal_do_not_matter_much() -> None:
+    values = simulated((15200.0, 14800.0, 30.0), ICE)
+    y, x = np.mgrid[: values.shape[0], : values.shape[1]]
+    for q in range(6):
+        for spacing, height in ((3.66, 0.05), (6.66, 0.1)):
+            values += height * np.cos(2 * np.pi * 1.2 / spacing * (x * np.cos(q) + y * np.sin(q)) + q)
+    estimate = estimate_ctf(values, 1.2)
+    assert estimate.parameters.mean_defocus_angstrom == pytest.approx(15000, abs=100)  # unclipped: 140 A off
+
+
 def test_noise_has_no_rings() -> None:
     values = simulated((1e4, 1e4, 0.0), Support(0.0, 0.0))
     with pytest.raises(PosterionError, match=r"no ring fits between 30 and 5 A at a pixel size of 1.2 A"):

@@ -21,6 +21,7 @@ _BACKGROUND_WIDTH = (
     0.08  # 1/Angstrom: wider than the rings of half a micrometre, narrower than the background
 )
 _ENVELOPE_WIDTH = 0.04
+_OUTLIER = 4.0  # robust standard deviations: spots of crystalline ice stand out further
 _USUAL_BFACTOR = 100.0  # Angstrom^2, of the rings before their envelope is known
 
 
@@ -134,8 +135,10 @@ class Rings:
 
     @cached_property
     def measured_as(self) -> Array:
-        """Measured rings (a, s) in the band."""
-        return self.without_background(self.spectrum.log_power_as)[:, self.band]
+        """Measured rings (a, s) in the band; bins that stand out, spots of a crystal, are clipped."""
+        measured_as = self.without_background(self.spectrum.log_power_as)[:, self.band]
+        limit = _OUTLIER * 1.4826 * float(np.median(abs(measured_as)))
+        return np.clip(measured_as, -limit, limit)
 
     @cached_property
     def count_as(self) -> Array:
