@@ -9,10 +9,18 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
+from posterion.inference import adaptive
 from posterion.inference.adaptive import LevelImages, children_of, refine
 from posterion.inference.exhaustive import SharedGrid, dense_candidates, dense_log_prob
 from posterion.inference.posterior import posterior_of
-from posterion.inference.search import Candidates, Level, SearchPlan
+from posterion.inference.search import (
+    LOG_INVERSE_EPSILON,
+    Candidates,
+    Level,
+    LevelCount,
+    SearchPlan,
+    above_floor,
+)
 from posterion.physics.projection import FourierVolume
 from posterion.physics.rotations import angular_distance_deg
 from posterion.physics.sampling import shift_lattice
@@ -129,3 +137,21 @@ def test_children_halve_the_shift_step_only_where_the_plan_does() -> None:
     finest = children_of(finer, plan)
     assert (finest.level, len(finest.cell), len(finest.shifts_px)) == (2, 128, 8)
     np.testing.assert_array_equal(finest.cell, plan.grid(1).children(finer.cell))
+
+
+def test_what_does_not_fit_is_scored_in_blocks(
+    problem: Any, volume: FourierVolume, plan: SearchPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty rotations at a time: the same scores, of the poses within log(1/epsilon) of the best."""
+    batch = SMALL["unmasked_batch"](problem, RADIUS)
+    levels = [LevelImages.of(batch, level.radius) for level in plan.levels]
+    start = dense_candidates(batch, SharedGrid.of(volume, plan), plan)[2]
+    whole = refine(batch, 2, levels, volume, plan, start)
+    monkeypatch.setattr(adaptive, "_BLOCK_BYTES", 20 * 8 * len(levels[-1].pixels))
+    parts = refine(batch, 2, levels, volume, plan, start)
+    floor = whole.log_prob_rt.max() - LOG_INVERSE_EPSILON
+    keep_r, keep_t = above_floor(whole.log_prob_rt, floor)
+    assert len(keep_r) < len(whole.matrices)
+    np.testing.assert_array_equal(parts.cell, whole.cell[keep_r])
+    np.testing.assert_allclose(parts.log_prob_rt, whole.log_prob_rt[np.ix_(keep_r, keep_t)], rtol=1e-5)
+    assert parts.counts[-1] == LevelCount(whole.log_prob_rt.size, parts.log_prob_rt.size)

@@ -8,10 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from posterion.inference.exhaustive import SharedGrid, dense_candidates, dense_log_prob, dense_supports
+from posterion.inference.adaptive import children_of
+from posterion.inference.exhaustive import (
+    SharedGrid,
+    complete_candidates,
+    dense_candidates,
+    dense_log_prob,
+    dense_supports,
+)
 from posterion.inference.priors import PosePrior
-from posterion.inference.search import Level, within_margin
+from posterion.inference.search import Candidates, Level, within_margin
 from posterion.physics.projection import FourierVolume
+from posterion.physics.sampling import shift_lattice
 
 SMALL = runpy.run_path(str(Path(__file__).parents[1] / "references" / "small_problem.py"))
 RADIUS = 7
@@ -107,3 +115,20 @@ def test_candidates_are_the_children_of_survivors(problem: Any, volume: FourierV
         np.testing.assert_array_equal(candidates.cell // 12 // 4, np.repeat(keep_r // 6, 8))
         assert len(candidates.shifts_px) == 4 * len(keep_t)
         assert np.abs(candidates.shifts_px.reshape(-1, 4, 2).mean(axis=1) - shifts_px[keep_t]).max() < 1e-9
+
+
+def test_complete_candidates_are_what_dividing_everything_gives() -> None:
+    plan = replace(
+        SMALL["one_level_plan"](1, 5, 1.0), levels=(Level(1, 5, 1.0), Level(2, 7, 0.5), Level(3, 9, 0.5))
+    )
+    everything = Candidates(0, plan.grid(0).all_cells(), shift_lattice(1.0, 1.0))
+    divided = children_of(children_of(everything, plan), plan)
+    complete = complete_candidates(plan)
+    assert complete.level == divided.level == 2
+    np.testing.assert_array_equal(complete.cell, np.sort(divided.cell))
+    np.testing.assert_array_equal(complete.shifts_px, divided.shifts_px)
+    pose, shift_px = plan.grid(2).matrices(np.array([77]))[0], np.array([0.3, -0.2])
+    near = complete_candidates(replace(plan, local_radius_deg=10.0), pose, shift_px)
+    assert 77 in near.cell
+    assert len(near.cell) < 100
+    np.testing.assert_allclose(near.shifts_px, complete.shifts_px + shift_px)

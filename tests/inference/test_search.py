@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from posterion.inference.priors import PosePrior
-from posterion.inference.search import Level, SearchPlan, within_margin
+from posterion.inference.search import (
+    Level,
+    LevelCount,
+    SearchPlan,
+    above_floor,
+    loss_of_cell,
+    total_counts,
+    within_margin,
+)
 
 PLAN = SearchPlan(
     levels=(Level(1, 5, 1.0), Level(2, 9, 0.5)),
@@ -59,3 +67,20 @@ def test_plan_counts_the_cells_of_its_last_level() -> None:
     assert PLAN.cell_count == 4608
     assert PLAN.log_rotation_cell == pytest.approx(-np.log(4608))
     assert replace(PLAN, point_group="D2").cell_count == 4608 / 4
+
+
+def test_the_best_pose_survives_any_floor() -> None:
+    log_prob = scores()
+    keep_r, keep_t = above_floor(log_prob, np.inf)
+    assert log_prob[keep_r, keep_t] == log_prob.max()
+
+
+def test_counts_add_up_from_the_last_level() -> None:
+    """Images that started at a later level count there."""
+    both = total_counts([(LevelCount(10, 2), LevelCount(16, 4)), (LevelCount(3, 3),)])
+    assert both == (LevelCount(10, 2), LevelCount(19, 7))
+    assert total_counts([]) == ()
+
+
+def test_cells_lose_less_the_finer_their_grid_is_than_the_band() -> None:
+    assert loss_of_cell(10, 5) == loss_of_cell(10, 10) == 4 * loss_of_cell(10, 20) > 0
