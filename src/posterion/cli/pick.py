@@ -36,11 +36,8 @@ def pick(
         typer.Option(help="Finest detail compared, A; diameter/6, at least 20, if absent.", min=0.0),
     ] = None,
     false_positives: Annotated[
-        float | None,
-        typer.Option(
-            help="Peaks that noise alone may give in a micrograph; 1 with a template, 10 without, if absent."
-        ),
-    ] = None,
+        float, typer.Option(help="Peaks that noise alone may give in a micrograph; sets the threshold.")
+    ] = 1.0,
     threshold: Annotated[
         float | None, typer.Option(help="Lowest score, noise standard deviations, in place of that.")
     ] = None,
@@ -81,7 +78,7 @@ def pick(
         PickOptions(
             diameter_angstrom=diameter,
             lowpass_angstrom=lowpass,
-            false_positives=false_positives if false_positives is not None else 1.0 if template else 10.0,
+            false_positives=false_positives,
             threshold=threshold,
             exclusion_angstrom=minimum_distance,
             outlier_limit_sd=outlier_limit,

@@ -26,7 +26,7 @@ __all__ = ["Correlator", "ScoreMap", "Transfer"]
 
 Real = NDArray[np.float32]
 
-_BLOCK_PX = 4096  # score blocks of all templates stay in the cache
+_BLOCK_VALUES = 1 << 20  # templates times pixels, so that a block stays in the cache
 _SMALLEST_SHARE = 0.2  # of a disc inside the micrograph: corners have 0.25
 
 
@@ -37,16 +37,24 @@ class ScoreMap:
     Attributes
     ----------
     score_yx : (ny, nx) float32
-        Score of the best template, in standard deviations of the local noise.
-    template_yx : (ny, nx) int32
-        Its index.
+        Score of the best template, in standard deviations of the local noise; of all noise for blobs.
     local_sd_yx : (ny, nx) float32
         Local standard deviation of the whitened micrograph over its mean one, within a particle's disc.
+    fields_ryx : (R, ny, nx) float32
+        Correlations with the bank's images.
+    weights_kr : (K, R) float32
+        Templates as combinations of these, each with variance 1 on noise.
     """
 
     score_yx: Real
-    template_yx: NDArray[np.int32]
     local_sd_yx: Real
+    fields_ryx: Real
+    weights_kr: Real
+
+    def best_templates(self, index_yx: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Template (n,) with the highest score at each of the pixels (n, 2), row and column."""
+        at_pixels = self.fields_ryx[:, index_yx[:, 0], index_yx[:, 1]]
+        return np.asarray((self.weights_kr @ at_pixels).argmax(axis=0))
 
 
 @dataclass(frozen=True)
@@ -100,42 +108,36 @@ class Correlator:
         whitening = np.asarray(self.band / np.sqrt(noise.at(self.cycles_per_px)), np.float32)
         return Transfer(whitening, whitening if ctf is None else np.asarray(whitening * ctf, np.float32))
 
-    def score(self, values_yx: Real, valid_yx: NDArray[np.bool_], transfer: Transfer) -> ScoreMap:
+    def score(self, values_yx: Real, transfer: Transfer) -> ScoreMap:
         """Correlate a micrograph (protein positive) with all templates.
 
         Parameters
         ----------
         values_yx : (ny, nx) float32
-        valid_yx : (ny, nx) bool
-            Pixels that count; the others are as if outside the micrograph.
+            Mean about zero, which is also what lies outside.
         transfer : Transfer
 
         Notes
         -----
         Roseman 2003, Ultramicroscopy 94, 225, with whitening and the CTF.
         """
-        masked = np.where(valid_yx, values_yx, np.float32(0))
-        whitened = scipy.fft.rfft2(masked, s=self._grid) * transfer.whitening
-        local_sd = self._local_sd(whitened, valid_yx)
+        whitened = scipy.fft.rfft2(values_yx, s=self._grid) * transfer.whitening
+        local_sd = self._local_sd(whitened)
         fields = self._fields(whitened * transfer.detector)
-        weights = self.bank.weights_kr / self._noise_sd(transfer)[:, None]
-        score, template = _best(fields, np.asarray(weights.T, np.float32))
-        score, template = score.reshape(self.shape), template.reshape(self.shape)
-        return ScoreMap(score / local_sd, template, local_sd)
+        weights = np.asarray(self.bank.weights_kr / self._noise_sd(transfer)[:, None], np.float32)
+        score = _largest(fields.reshape(len(fields), -1), weights).reshape(self.shape)
+        return ScoreMap(score / local_sd if self.bank.has_shape else score, local_sd, fields, weights)
 
     def white_noise(self, rng: np.random.Generator, transfer: Transfer) -> ScoreMap:
         """Score of noise that has the micrograph's spectrum and nothing else, to learn what noise can do."""
-        valid = np.ones(self.shape, np.bool_)
         white = rng.standard_normal(self.shape, np.float32)
-        plain = Transfer(self.band, transfer.detector)
-        return self.score(white, valid, plain)
+        return self.score(white, Transfer(self.band, transfer.detector))
 
-    def _local_sd(self, whitened: NDArray[np.complex64], valid_yx: NDArray[np.bool_]) -> Real:
+    def _local_sd(self, whitened: NDArray[np.complex64]) -> Real:
         """Root mean square of the whitened micrograph over a disc, relative to noise of the band."""
         ny, nx = self.shape
         image = scipy.fft.irfft2(whitened, s=self._grid)[:ny, :nx]
-        inside = valid_yx.astype(np.float32)
-        square, share = mean_over_disc(np.stack([image**2 * inside, inside]), self._radius_px)
+        square, share = mean_over_disc(np.stack([image**2, np.ones_like(image)]), self._radius_px)
         weights = hermitian_columns(self._grid[1])
         expected = float((self.band**2 * weights).sum()) / (self._grid[0] * self._grid[1])
         floor = np.float32(_SMALLEST_SHARE)
@@ -143,12 +145,12 @@ class Correlator:
         return np.asarray(np.sqrt(level), np.float32)
 
     def _fields(self, spectrum: NDArray[np.complex64]) -> Real:
-        """Correlations (R, ny * nx) of the micrograph with the bank's images."""
+        """Correlations (R, ny, nx) of the micrograph with the bank's images."""
         ny, nx = self.shape
         fields = np.empty((len(self._spectra_r), ny, nx), np.float32)
         for r, image_spectrum in enumerate(self._spectra_r):
             fields[r] = scipy.fft.irfft2(spectrum * image_spectrum, s=self._grid)[:ny, :nx]
-        return fields.reshape(len(fields), -1)
+        return fields
 
     def _noise_sd(self, transfer: Transfer) -> NDArray[np.float64]:
         """Compute the (K,) standard deviations of correlations with whitened noise: sqrt(a^T G a)."""
@@ -183,13 +185,12 @@ def _laid_out(images_r: Real, grid: tuple[int, int]) -> NDArray[np.complex64]:
     return out
 
 
-def _best(fields_rp: Real, weights_rk: Real) -> tuple[Real, NDArray[np.int32]]:
-    """Largest of all templates' scores at each pixel, and which."""
+def _largest(fields_rp: Real, weights_kr: Real) -> Real:
+    """Largest of all templates' scores at each pixel, in blocks that stay in the cache."""
     count = fields_rp.shape[1]
-    score, template = np.empty(count, np.float32), np.empty(count, np.int32)
-    for start in range(0, count, _BLOCK_PX):
-        block = fields_rp[:, start : start + _BLOCK_PX].T @ weights_rk
-        best = block.argmax(axis=1)
-        template[start : start + len(best)] = best
-        score[start : start + len(best)] = block[np.arange(len(best)), best]
-    return score, template
+    block = max(64, min(4096, _BLOCK_VALUES // len(weights_kr)))
+    score = np.empty(count, np.float32)
+    for start in range(0, count, block):
+        scores_kp = weights_kr @ fields_rp[:, start : start + block]
+        scores_kp.max(axis=0, out=score[start : start + block])
+    return score

@@ -41,34 +41,35 @@ class NoiseSpectrum:
         """Power at frequencies of any shape, linear between shells."""
         return np.interp(cycles_per_px, self.cycles_per_px, self.power).astype(np.float32)
 
+    def scaled(self, factor: float) -> NoiseSpectrum:
+        """Give the spectrum times a factor."""
+        return NoiseSpectrum(self.cycles_per_px, self.power * factor)
 
-def noise_spectrum(values_yx: Real, valid_yx: NDArray[np.bool_], disc_radius_px: float) -> NoiseSpectrum:
+
+def noise_spectrum(values_yx: Real, disc_radius_px: float) -> NoiseSpectrum:
     """Power of the noise between the particles: of the quietest quarter of the micrograph.
 
-    A first spectrum of all valid pixels whitens the micrograph; the quarter of them with the least whitened
-    power within a disc tells by how much each shell's power has to change. Its scale is a little low, by
-    choice of the quarter; scores are divided by the local noise, so only the shape matters.
+    A first spectrum of all pixels whitens the micrograph; the quarter of them with the least whitened power
+    within a disc tells by how much each shell's power has to change. Its scale is a little low, by choice of
+    the quarter: by how much, white noise tells.
 
     Parameters
     ----------
     values_yx : (ny, nx) float32
-        Micrograph with mean zero.
-    valid_yx : (ny, nx) bool
-        Pixels to use.
+        Micrograph with mean about zero.
     disc_radius_px : float
         Of the particle, pixels.
     """
-    everywhere = _radial_power(values_yx, valid_yx)
+    everywhere = _radial_power(values_yx, np.ones(values_yx.shape, np.bool_))
     ny, nx = values_yx.shape
     f = frequency_grid((ny, nx), 1.0)[2]
-    spectrum = scipy.fft.rfft2(np.where(valid_yx, values_yx, np.float32(0)))
-    whitened = scipy.fft.irfft2(spectrum / np.sqrt(everywhere.at(f)), s=(ny, nx))
+    whitened = scipy.fft.rfft2(values_yx) / np.sqrt(everywhere.at(f))
     slow = f < 1 / (6 * disc_radius_px)  # gradients are no noise
-    square = scipy.fft.irfft2(scipy.fft.rfft2(whitened) * ~slow, s=(ny, nx)) ** 2
-    power, share = mean_over_disc(np.stack([square * valid_yx, valid_yx]).astype(np.float32), disc_radius_px)
+    square = scipy.fft.irfft2(whitened * ~slow, s=(ny, nx)) ** 2
+    power, share = mean_over_disc(np.stack([square, np.ones_like(square)]), disc_radius_px)
     power = power / np.maximum(share, 0.2)
-    quiet = valid_yx & (power <= np.quantile(power[valid_yx], _QUIET_SHARE))
-    change = _radial_power(np.asarray(whitened, np.float32), quiet)
+    quiet = power <= np.quantile(power, _QUIET_SHARE)
+    change = _radial_power(np.asarray(scipy.fft.irfft2(whitened, s=(ny, nx)), np.float32), quiet)
     return NoiseSpectrum(everywhere.cycles_per_px, everywhere.power * change.power)
 
 

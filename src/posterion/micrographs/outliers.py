@@ -1,76 +1,64 @@
-"""Where not to pick: ice and dirt much darker or brighter than the rest, carbon and other unlike texture."""
+"""Where not to pick: ice, dirt and carbon, whose grey or texture is unlike particles and background."""
 
 from __future__ import annotations
 
 import numpy as np
-import scipy.ndimage
 from numpy.typing import NDArray
 
-__all__ = ["contaminated_pixels", "robust_z", "unlike_places"]
+from posterion.micrographs.reduced import mean_over_disc
+
+__all__ = ["unlike_places"]
 
 Real = NDArray[np.float32]
 
 _MAD_TO_SD = 1.4826
-_SPOT_OVER_DIAMETER = 1 / 8  # smoothing that leaves ice and dirt but not the noise
-_COVERED_SHARE = 0.3
 
 
-def robust_z(values: Real, within: NDArray[np.bool_] | None = None) -> Real:
-    """Distance from the median in robust standard deviations, 1.4826 times the median absolute deviation.
+def unlike_places(
+    values_yx: Real,
+    local_sd_yx: Real,
+    candidates_yx: NDArray[np.intp],
+    disc_radius_px: float,
+    limit_sd: float,
+) -> NDArray[np.bool_]:
+    """Places whose grey, or whose texture, lies beyond the range of both the micrograph and the candidates.
 
-    Parameters
-    ----------
-    values : (...) float32
-    within : (...) bool, optional
-        Values that median and deviation are taken over.
-    """
-    chosen = values if within is None or not within.any() else values[within]
-    centre = np.median(chosen)
-    spread = _MAD_TO_SD * np.median(np.abs(chosen - centre))
-    return np.asarray((values - centre) / max(float(spread), 1e-12), np.float32)
-
-
-def contaminated_pixels(values_yx: Real, diameter_px: float, limit_sd: float) -> NDArray[np.bool_]:
-    """Pixels of spots whose grey lies beyond the limit on either side: ice, dirt, the edge of a thick film.
-
-    Grey is compared after smoothing by an eighth of the diameter; spots grow by as much.
+    Grey is the mean over a particle's disc, texture the logarithm of the local standard deviation of the
+    whitened micrograph; of texture only more is unlike. The range of each reaches from the lower to the
+    higher of two medians, of all places and of the candidates, and ``limit_sd`` robust standard deviations
+    (the larger of the two) beyond. Strong particles that are few are therefore no outliers, as long as they
+    are the majority of the candidates.
 
     Parameters
     ----------
     values_yx : (ny, nx) float32
         Micrograph without its plane.
-    diameter_px : float
+    local_sd_yx : (ny, nx) float32
+        Local standard deviation of the whitened micrograph over a disc.
+    candidates_yx : (n, 2) intp
+        Rows and columns of the peaks above the threshold.
+    disc_radius_px : float
         Of the particle, pixels.
     limit_sd : float
-        In robust standard deviations of the smoothed micrograph; 0 flags nothing.
+        0 flags nothing.
     """
-    if limit_sd <= 0:
+    if limit_sd <= 0 or not len(candidates_yx):
         return np.zeros(values_yx.shape, np.bool_)
-    reach = diameter_px * _SPOT_OVER_DIAMETER
-    spots = np.abs(robust_z(scipy.ndimage.gaussian_filter(values_yx, reach))) > limit_sd
-    return np.asarray(scipy.ndimage.distance_transform_edt(~spots) <= reach if spots.any() else spots)
+    inside = mean_over_disc(np.stack([values_yx, np.ones_like(values_yx)]), disc_radius_px)
+    grey = np.asarray(inside[0] / np.maximum(inside[1], 0.2), np.float32)
+    texture = np.log(local_sd_yx)
+    grey_range = _usual_range(grey, candidates_yx, limit_sd)
+    texture_range = _usual_range(texture, candidates_yx, limit_sd)
+    beyond = (grey < grey_range[0]) | (grey > grey_range[1]) | (texture > texture_range[1])
+    return np.asarray(beyond)
 
 
-def unlike_places(
-    local_sd_yx: Real, covered_share_yx: Real, valid_yx: NDArray[np.bool_], limit_sd: float
-) -> NDArray[np.bool_]:
-    """Places whose texture is unlike the rest, or that contamination covers by more than 30 %.
-
-    Texture is the logarithm of the local standard deviation of the whitened micrograph: carbon has more,
-    empty holes in the support and smooth dirt have less.
-
-    Parameters
-    ----------
-    local_sd_yx : (ny, nx) float32
-        Local standard deviation over a particle's disc.
-    covered_share_yx : (ny, nx) float32
-        Share of the disc that is contaminated.
-    valid_yx : (ny, nx) bool
-        Pixels that are not contaminated.
-    limit_sd : float
-        In robust standard deviations; 0 flags nothing.
-    """
-    if limit_sd <= 0:
-        return np.zeros(local_sd_yx.shape, np.bool_)
-    texture = np.abs(robust_z(np.log(local_sd_yx), valid_yx))
-    return np.asarray((texture > limit_sd) | (covered_share_yx > _COVERED_SHARE) | ~valid_yx)
+def _usual_range(values_yx: Real, candidates_yx: NDArray[np.intp], limit_sd: float) -> tuple[float, float]:
+    populations = (values_yx.ravel(), values_yx[candidates_yx[:, 0], candidates_yx[:, 1]])
+    medians = [float(np.median(population)) for population in populations]
+    spreads = [
+        _MAD_TO_SD * float(np.median(np.abs(population - median)))
+        for population, median in zip(populations, medians, strict=True)
+    ]
+    reach = limit_sd * max(*spreads, 1e-6)
+    return min(medians) - reach, max(medians) + reach

@@ -52,7 +52,7 @@ __all__ = ["PickResult", "Template", "pick", "read_templates"]
 
 _LOG = logging.getLogger("posterion")
 _BOX_OVER_DIAMETER = 1.5  # of EMAN's .box files
-_ALGORITHM = 1  # raised when the same settings give other picks than before
+_ALGORITHM = 2  # raised when the same settings give other picks than before
 
 
 @dataclass(frozen=True)

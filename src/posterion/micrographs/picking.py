@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from posterion.errors import PosterionError
 from posterion.micrographs.correlation import Correlator, ScoreMap, Transfer
 from posterion.micrographs.noise_model import FalsePositives, NoiseSpectrum, noise_spectrum
-from posterion.micrographs.outliers import contaminated_pixels, unlike_places
+from posterion.micrographs.outliers import unlike_places
 from posterion.micrographs.peaks import find_peaks
-from posterion.micrographs.reduced import ReducedMicrograph, mean_over_disc, reduce_micrograph
+from posterion.micrographs.reduced import ReducedMicrograph, reduce_micrograph
 from posterion.micrographs.templates import TemplateBank
 
 __all__ = ["PickOptions", "Picker", "Picks"]
@@ -45,8 +45,8 @@ class PickOptions:
     exclusion_angstrom
         Two particles are not nearer than this; 0.7 diameters where None.
     outlier_limit_sd
-        Ice, dirt and carbon: places whose grey or texture is farther from the median than this many robust
-        standard deviations are left out; 0 keeps all.
+        Ice, dirt and carbon: places whose grey or texture lies this many robust standard deviations beyond
+        that of background and particles are left out; 0 keeps all.
     white_protein
         Particles are brighter than the ice; in micrographs they usually are darker.
     """
@@ -143,6 +143,7 @@ class Picker:
         pixel = options.search_pixel_angstrom
         edge = int(np.ceil(_NOISE_EDGE_DIAMETERS * options.diameter_angstrom / pixel))
         self._noise_field = self._new_correlator((edge, edge), pixel)
+        self._quiet_share = self._quiet_power_of_white_noise()
 
     def pick(self, values_yx: Real, pixel_size_angstrom: float, ctf: CtfFunction | None = None) -> Picks:
         """Find the particles of one micrograph.
@@ -170,19 +171,17 @@ class Picker:
         reduced = reduce_micrograph(values_yx, pixel_size_angstrom, options.search_pixel_angstrom)
         values = reduced.values_yx if options.white_protein else -reduced.values_yx
         pixel = reduced.pixel_size_angstrom
-        diameter_px = options.diameter_angstrom / pixel
-        valid = ~contaminated_pixels(values, diameter_px, options.outlier_limit_sd)
-        values = values - values[valid].mean(dtype=np.float64).astype(np.float32)
-        noise = noise_spectrum(values, valid, diameter_px / 2)
+        radius_px = options.diameter_angstrom / (2 * pixel)
+        noise = noise_spectrum(values, radius_px).scaled(1 / self._quiet_share)
         correlator = self._correlator((values.shape[0], values.shape[1]), round(pixel, 4))
-        scores = correlator.score(values, valid, _transfer(correlator, noise, ctf))
-        covered = mean_over_disc((~valid).astype(np.float32), diameter_px / 2)
-        left_out = unlike_places(scores.local_sd_yx, covered, valid, options.outlier_limit_sd)
-        area = float((~left_out).sum()) * pixel**2
+        scores = correlator.score(values, _transfer(correlator, noise, ctf))
+        area = values.size * pixel**2
         false_positives = self._false_positives(noise, ctf)
         threshold = options.threshold
         if threshold is None:
             threshold = false_positives.threshold(options.false_positives, area)
+        _, candidates = find_peaks(scores.score_yx, threshold, options.exclusion / pixel)
+        left_out = unlike_places(values, scores.local_sd_yx, candidates, radius_px, options.outlier_limit_sd)
         return self._picks(reduced, scores, left_out, threshold, false_positives.expected(threshold, area))
 
     def _new_correlator(self, shape_yx: tuple[int, int], pixel_size_angstrom: float) -> Correlator:
@@ -190,6 +189,13 @@ class Picker:
         return Correlator(
             self.bank, shape_yx, pixel_size_angstrom, options.diameter_angstrom, options.lowpass
         )
+
+    def _quiet_power_of_white_noise(self) -> float:
+        """Power that `noise_spectrum` finds in white noise of power 1: quiet places have a little less."""
+        field = self._noise_field
+        white = np.random.default_rng(_SEED + 1).standard_normal(field.shape, np.float32)
+        found = noise_spectrum(white, self.options.diameter_angstrom / (2 * field.pixel_size_angstrom))
+        return float((found.at(field.cycles_per_px) * field.band).sum() / field.band.sum())
 
     def _false_positives(self, noise: NoiseSpectrum, ctf: CtfFunction | None) -> FalsePositives:
         """Search noise with the micrograph's spectrum and CTF, always the same noise, for its peaks."""
@@ -214,7 +220,7 @@ class Picker:
             searched, threshold, self.options.exclusion / reduced.pixel_size_angstrom
         )
         rows, columns = index.T
-        template = scores.template_yx[rows, columns]
+        template = scores.best_templates(index)
         return Picks(
             x_px_i=position[:, 0] * reduced.step_px[1],
             y_px_i=position[:, 1] * reduced.step_px[0],

@@ -7,7 +7,7 @@ images, found once; only these meet the micrograph, by FFT (van Heel & Frank's e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.fft
@@ -46,12 +46,16 @@ class TemplateBank:
         Number from 1 of the direction, class average or blob size.
     psi_deg_k : (K,) float64
         In-plane angle, RELION's; 0 for blobs.
+    has_shape : bool
+        The templates are the particle's shape, so that its own power may count as local noise; a blob only
+        has its contrast, and would lose it.
     """
 
     images_r: Real
     weights_kr: Real
     class_k: NDArray[np.int32]
     psi_deg_k: NDArray[np.float64]
+    has_shape: bool = True
 
     def __len__(self) -> int:
         return len(self.class_k)
@@ -163,7 +167,8 @@ def blob_templates(
     images = np.sqrt(np.maximum(radii**2 - squared, 0)).astype(np.float32)
     numbers, zero = np.arange(1, len(images) + 1), np.zeros(len(images))
     widest = diameter_angstrom * max(_BLOB_SCALES)
-    return _bank(images, numbers, zero, pixel_size_angstrom, widest, lowpass_angstrom)
+    bank = _bank(images, numbers, zero, pixel_size_angstrom, widest, lowpass_angstrom)
+    return replace(bank, has_shape=False)
 
 
 def _bank(
