@@ -26,6 +26,7 @@ __all__ = ["Peaks", "PoseList", "climb"]
 
 _MOST_STEPS = 30
 _FIRST_DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-3, 1e-6, 1e4
+_HALVING_DAMPING = 1.0  # less of it would hardly shorten a step that was too long
 _PLAUSIBLE_GAIN_NATS = 1.0
 _LONGEST_STEP = 1.0
 _UPPER = np.triu_indices(5)
@@ -172,8 +173,10 @@ def climb(
         settled = (gained_k < tolerance_nats) & (gain_k[active] < _PLAUSIBLE_GAIN_NATS)
         best.converged_k[active[settled]] = True
         _put(best, active[better], trial[better])
-        damping_k[active] *= np.where(better, 0.1, 10.0)
-        np.maximum(damping_k, _LEAST_DAMPING, out=damping_k)
+        less, more = 0.1 * damping_k[active], 10 * damping_k[active]
+        damping_k[active] = np.where(
+            better, np.maximum(less, _LEAST_DAMPING), np.maximum(more, _HALVING_DAMPING)
+        )
     return best
 
 
