@@ -70,6 +70,7 @@ def pick(
 
     Writes picks.star (all particles, for extract), NAME_autopick.star and autopick.star (RELION), NAME.box
     (EMAN) and overlays/NAME.png (the picks with their scores). A stopped run goes on when repeated.
+    Exit code 0: all picked; 1: some micrographs could not be; 2: nothing found, or nothing can be begun.
     """
     configure_logging()
     result = pick_micrographs(
