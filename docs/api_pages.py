@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sphinx.application import Sphinx
 FOLDER = Path(__file__).parent / "api" / "generated"
 LEFT_OUT = ("cli",)  # its reference is cli.md
 BEFORE_NAPOLEON = 400
+ENTRY = re.compile(r"([A-Za-z_*][\w, *]*?) ?: (\S.*)")
 
 
 def module_name(path: Path) -> str:
@@ -79,15 +81,41 @@ def write_pages(_: Sphinx) -> None:
             page.write_text(text, encoding="utf-8")
 
 
-def plain_bars(_app: Sphinx, _what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
+def entries_as_text(lines: list[str]) -> Iterator[str]:
+    """Give ``name : shape, type, unit`` on one line, and what follows it, as one text under the name.
+
+    Napoleon would take what stands after the colon for the name of a type.
+    """
+    inside = False
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        if re.fullmatch("-{3,}", following):
+            inside = line in ("Parameters", "Attributes")
+        found = ENTRY.fullmatch(line) if inside else None
+        if found:
+            name, text = found.groups()
+            begins = following.strip()[:1] if following.startswith(" ") else ""
+            yield name
+            yield f"    {text}{'.' if begins.isupper() and text[-1] not in '.,:;' else ''}"
+        else:
+            yield line
+
+
+def plain(text: str) -> str:
     """Let |x| and names_ outside of ``literals`` be text; no docstring means substitutions or links."""
-    parts = re.split(r"(``.*?``)", "\n".join(lines), flags=re.DOTALL)
+    parts = re.split(r"(``.*?``)", text, flags=re.DOTALL)
     parts[::2] = [re.sub(r"(?<=\w)_(?!\w)", r"\_", part.replace("|", r"\|")) for part in parts[::2]]
-    lines[:] = "".join(parts).split("\n")
+    return "".join(parts)
+
+
+def read_docstring(
+    _app: Sphinx, _what: str, _name: str, _object: Any, _options: Any, lines: list[str]
+) -> None:
+    """Turn a docstring as it is written here into what Sphinx reads."""
+    lines[:] = plain("\n".join(entries_as_text(lines))).split("\n")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Write the pages when a build begins; read docstrings as the plain text that they are."""
     app.connect("builder-inited", write_pages)
-    app.connect("autodoc-process-docstring", plain_bars, priority=BEFORE_NAPOLEON)
+    app.connect("autodoc-process-docstring", read_docstring, priority=BEFORE_NAPOLEON)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -30,6 +30,7 @@ autodoc_member_order = "bysource"
 napoleon_google_docstring = False
 napoleon_use_param = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 napoleon_use_rtype = False
 add_module_names = False
 
@@ -38,7 +39,6 @@ sphinx_gallery_conf = {
     "gallery_dirs": "auto_gallery",
     "within_subsection_order": "FileNameSortKey",
     "doc_module": ("posterion",),
-    "reference_url": {"posterion": None},
     "download_all_examples": False,
     "show_signature": False,
     "remove_config_comments": True,
