@@ -1,3 +1,4 @@
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -62,15 +63,31 @@ def test_star_with_optics_groups(project: Path) -> None:
     assert (second.spherical_aberration_mm, second.amplitude_contrast) == (1.4, 0.07)
 
 
-def test_files_with_headers_make_groups_of_pixel_size(project: Path) -> None:
+def test_files_with_headers_make_groups_of_pixel_size(
+    project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     paths = [project / "Mic" / f"{name}.mrc" for name in "abc"]
     found = micrograph_set(paths, Supplement(voltage_kv=200))
     assert [group.pixel_size_angstrom for group in found.optics] == [0.8, 1.25]
     np.testing.assert_array_equal(found.optics_index_i, [0, 1, 0])
     assert found.optics[0].voltage_kv == 200
     assert (found.optics[0].spherical_aberration_mm, found.optics[0].amplitude_contrast) == (2.7, 0.1)
-    given = micrograph_set(paths, Supplement(pixel_size_angstrom=1.5))
+    with caplog.at_level(logging.WARNING, "posterion"):
+        given = micrograph_set(paths, Supplement(pixel_size_angstrom=1.5))
     assert [group.pixel_size_angstrom for group in given.optics] == [1.5]
+    assert "a.mrc: pixel size 1.5 A is used; its header claims 0.8 A" in caplog.text
+    assert len(caplog.records) == 1
+
+
+def test_who_does_not_say_a_pixel_size(project: Path) -> None:
+    """A PNG never gets the pixel size of an MRC beside it; an MRC that cannot be read is told when it is."""
+    with pytest.raises(PosterionError, match=r"x\.png does not say its pixel size; give --pixel-size"):
+        micrograph_set([project / "Mic" / "a.mrc", project / "x.png"])
+    (project / "broken.mrc").touch()
+    found = micrograph_set([project / "broken.mrc", project / "Mic" / "b.mrc"])
+    assert [group.pixel_size_angstrom for group in found.optics] == [1.25]
+    with pytest.raises(PosterionError, match=r"broken\.mrc is no MRC file: it has 0 bytes"):
+        micrograph_set([project / "broken.mrc"])
 
 
 def test_old_table_without_optics(project: Path) -> None:
@@ -105,6 +122,16 @@ def test_written_table_keeps_the_source(project: Path) -> None:
     optics, table = read_star(out)
     assert optics.columns["rlnMtfFileName"].text().tolist() == [b"k3.star", b"k2.star"]
     assert table.columns["rlnAccumMotionTotal"].text().tolist() == [b"12.5", b"3.75"]
+
+
+def test_a_new_ctf_leaves_nothing_of_an_old_one(project: Path) -> None:
+    old = (project / "mics.star").read_text().replace("_rlnAccumMotionTotal #3", "_rlnPhaseShift #3")
+    (project / "old.star").write_text(old)
+    found = micrograph_set([project / "old.star"])
+    write_micrographs(project / "new.star", found, [0], {"rlnDefocusU": ["1.0"], "rlnDefocusV": ["1.0"]})
+    write_micrographs(project / "same.star", found, [0], {})
+    assert "rlnPhaseShift" not in read_star(project / "new.star")[1].columns
+    assert "rlnPhaseShift" in read_star(project / "same.star")[1].columns
 
 
 def test_names_that_do_not_lead_back_become_absolute(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ The STAR columns of micrographs live here: names, optics groups, and the CTF whe
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,8 +43,11 @@ _OPTICS = {
     "rlnSphericalAberration": ("spherical_aberration_mm", 2.7),
     "rlnAmplitudeContrast": ("amplitude_contrast", 0.1),
 }
+_LOG = logging.getLogger("posterion")
+_HEADER_PIXEL_TOLERANCE = 0.01
 _DETECTOR = ("rlnDetectorPixelSize", "rlnMagnification")
 _PHASE_FLIPPED = "rlnCtfDataArePhaseFlipped"
+_OLD_CTF = ("rlnDefocus", "rlnCtf", "rlnPhaseShift")
 _NUMBERED = ("rlnOpticsGroup", "rlnOpticsGroupName")
 
 
@@ -142,34 +146,47 @@ def _from_files(paths: list[Path], given: Supplement) -> MicrographSet:
     for path in paths:
         if path.is_dir():
             raise PosterionError(f"{path} is a folder: give the micrographs in it, for example {path}/*.mrc")
-    sizes = [given.pixel_size_angstrom or _header_pixel_size(path) for path in paths]
-    if not any(sizes):
-        raise PosterionError(f"{paths[0]}: the pixel size is unknown; give --pixel-size in Angstrom")
-    distinct = list(dict.fromkeys(size for size in sizes if size))
-    fallback = distinct[0]  # of a file without header, which will be told when it is read
+    sizes = _pixel_sizes(paths, given.pixel_size_angstrom)
+    distinct = list(dict.fromkeys(sizes))
     optics = tuple(
         _group(f"opticsGroup{number}", size, {}, given) for number, size in enumerate(distinct, start=1)
     )
-    index_i = np.array([distinct.index(size or fallback) for size in sizes], np.int32)
+    index_i = np.array([distinct.index(size) for size in sizes], np.int32)
     return MicrographSet(tuple(paths), tuple(map(str, paths)), optics, index_i)
 
 
-def _header_pixel_size(path: Path) -> float:
-    """Pixel size in an MRC header; 0.0 where there is none, or no readable header."""
+def _pixel_sizes(paths: list[Path], given: float | None) -> list[float]:
+    """Pixel size of each file: the one given, else its header's; of an unreadable file that of the others."""
+    in_header = [_header_pixel_size(path) for path in paths]
+    if given:
+        for path, size in zip(paths, in_header, strict=True):
+            if size and abs(size - given) > _HEADER_PIXEL_TOLERANCE * given:
+                _LOG.warning("%s: pixel size %g A is used; its header claims %g A.", path, given, size)
+                break
+        return [given] * len(paths)
+    for path, size in zip(paths, in_header, strict=True):
+        if size == 0:
+            raise PosterionError(f"{path} does not say its pixel size; give --pixel-size in Angstrom")
+    readable = [size for size in in_header if size]
+    if not readable:
+        read_stack_header(paths[0])  # raises what is wrong with it
+    return [size or readable[0] for size in in_header]
+
+
+def _header_pixel_size(path: Path) -> float | None:
+    """Pixel size in an MRC header, 0.0 where none is said; None where an MRC file cannot be read."""
     if not path.name.lower().endswith(SUFFIXES) or ".mrc" not in path.name.lower():
         return 0.0
     try:
         return read_stack_header(path).pixel_size_angstrom
     except (PosterionError, OSError, EOFError):
-        return 0.0
+        return None
 
 
 def _group(name: str, pixel_size: float, values: Mapping[str, float], given: Supplement) -> OpticsGroup:
-    chosen = {}
-    for column, (field, usual) in _OPTICS.items():
-        said = values.get(column, getattr(given, field))
-        chosen[field] = usual if said is None else float(said)
-    return OpticsGroup(name, pixel_size_angstrom=pixel_size, box_px=0, **chosen)
+    said = [(values.get(column, getattr(given, field)), usual) for column, (field, usual) in _OPTICS.items()]
+    voltage, aberration, contrast = (usual if value is None else float(value) for value, usual in said)
+    return OpticsGroup(name, voltage, aberration, contrast, pixel_size, 0)
 
 
 def _from_star(path: Path, given: Supplement) -> MicrographSet:
@@ -249,7 +266,7 @@ def _group_of_row(table: Table, row: int, first_path: Path, given: Supplement) -
     if set(_DETECTOR) <= set(table.columns):  # micrometre
         pixel_um, magnification = (float(table.floats(name)[row]) for name in _DETECTOR)
         sizes.append(round(1e4 * pixel_um / magnification, 6) if magnification > 0 else 0.0)
-    sizes += [given.pixel_size_angstrom or 0.0, _header_pixel_size(first_path)]
+    sizes += [given.pixel_size_angstrom or 0.0, _header_pixel_size(first_path) or 0.0]
     pixel_size = next((size for size in sizes if size > 0), None)
     if pixel_size is None:
         raise PosterionError(
@@ -288,7 +305,8 @@ def write_micrographs(
     chosen
         Indices of the micrographs to write, in order.
     columns
-        Further columns, name to text for each of the chosen; they replace columns of the source.
+        Further columns, name to text for each of the chosen; they replace columns of the source. Where they
+        hold a new defocus, all that belongs to the source's old CTF is left out.
     """
     folder = Path(path).parent
     names = [_name_from(micrographs, index, folder) for index in chosen]
@@ -297,10 +315,11 @@ def write_micrographs(
     rows = np.array(chosen, np.int64)
     source = micrographs.table
     table = Table("micrographs", {}, rows) if source is None else source[rows]
+    stale = _OLD_CTF if "rlnDefocusU" in columns else ()
     kept = {
         name: column
         for name, column in table.columns.items()
-        if name not in (*_OPTICS, *_PIXEL_COLUMNS, *_DETECTOR)
+        if name not in (*_OPTICS, *_PIXEL_COLUMNS, *_DETECTOR) and not name.startswith(stale)
     }
     kept |= {name: TextColumn.of(values) for name, values in own.items()}
     written = Table("micrographs", kept, np.arange(len(rows), dtype=np.int64))
