@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from posterion.kernels.bodies import COMPILED, bilinear, bilinear_slopes, lerp, locate
 from posterion.kernels.lanes import fetch_soon, high, joined, load4, low, pair, store
 
-__all__ = ["BLOCK", "block_ahead", "block_gradients", "block_values", "pixel_table", "places"]
+__all__ = ["BLOCK", "block_ahead", "block_gradients", "block_values", "fetch_ahead", "pixel_table", "places"]
 
 Real = NDArray[np.float32]
 Index = NDArray[np.uint64]
@@ -64,6 +64,20 @@ def _block_positions(
 
 
 @njit(**COMPILED)
+def fetch_ahead(flat: Real, strides: Strides, base: Index, count: int) -> None:
+    """Ask for the neighbours of some samples.
+
+    Of a volume that the caches hold the asking costs more than it brings.
+    """
+    stride_y, stride_z = strides
+    if flat.size > _CACHED:
+        for j in range(count):
+            for at in (base[j], base[j] + stride_z):
+                fetch_soon(flat, at)
+                fetch_soon(flat, at + stride_y)
+
+
+@njit(**COMPILED)
 def block_ahead(
     axes: Real,
     pixels: tuple[Real, int],
@@ -75,17 +89,12 @@ def block_ahead(
 ) -> None:
     """Find where the block of ``pixels = (k_p, start)`` lies, and ask for its memory before it is needed.
 
-    Of a volume that the caches hold the asking costs more than it brings. Beyond the last block: nothing.
+    Beyond the last block: nothing.
     """
     if pixels[1] >= pixels[0].shape[1]:
         return
-    stride_y, stride_z = strides
     _block_positions(axes, pixels[0], pixels[1], offset, strides, base, where)
-    if flat.size > _CACHED:
-        for j in range(BLOCK):
-            for at in (base[j], base[j] + stride_z):
-                fetch_soon(flat, at)
-                fetch_soon(flat, at + stride_y)
+    fetch_ahead(flat, strides, base, BLOCK)
 
 
 @njit(**COMPILED)

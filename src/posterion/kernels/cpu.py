@@ -18,6 +18,7 @@ from posterion.kernels.blocks import (
     Strides,
     block_ahead,
     block_values,
+    fetch_ahead,
     pixel_table,
     places,
 )
@@ -186,6 +187,7 @@ def scatter_slices(
             for k in _segments(x, z, low, high, whole):
                 if k[0] < k[1]:
                     _row_positions(axes, ky, k, offset, strides, found)
+                    fetch_ahead(flat, strides, found[0], k[1] - k[0])
                     _add_samples(flat, strides, planes, found, samples, (start + k[0], start + k[1]))
 
 
