@@ -60,6 +60,22 @@ def test_record_survives_its_file(record: StepRecord, tmp_path: Path) -> None:
         assert StepRecord.read(tmp_path) is None
 
 
+def test_digests_only_where_wanted_and_few(tmp_path: Path) -> None:
+    """A thousand micrographs are not read through to see whether they have changed."""
+    (tmp_path / "in").mkdir()
+    for number in range(101):
+        (tmp_path / "in" / f"{number:03d}").write_text("x")
+    (tmp_path / "w.toml").write_text("[double]\nsource = 'in/000'\nothers = 'in/*'\n")
+    plan = read_plan(tmp_path / "w.toml", COMMANDS)
+    many = StepRecord.of(plan, plan.steps[0], with_digests=True)
+    assert len(many.inputs) == 101
+    assert not any(mark.digest for mark in many.inputs.values())
+    (tmp_path / "in" / "100").unlink()
+    few = StepRecord.of(plan, plan.steps[0], with_digests=True)
+    assert all(mark.digest for mark in few.inputs.values())
+    assert not any(mark.digest for mark in StepRecord.of(plan, plan.steps[0]).inputs.values())
+
+
 def test_what_makes_a_difference(record: StepRecord, tmp_path: Path) -> None:
     other = FileMark(1, 1, "x")
     for then, said in [

@@ -198,6 +198,7 @@ def _brought_up_to_date(plan: Plan, step: Step, command: Callable[..., None]) ->
     _LOG.info("%s: %s", step.name, reason)
     if not keep:
         _set_aside(step.folder)
+    now = StepRecord.of(plan, step, with_digests=True)
     if keep and there is not None:
         now = replace(now, wall_seconds=there.wall_seconds, cpu_seconds=there.cpu_seconds)
     step.folder.mkdir(parents=True, exist_ok=True)

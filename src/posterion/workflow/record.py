@@ -31,12 +31,13 @@ __all__ = [
 RECORD = "step.json"
 _NO_DIFFERENCE = ("threads", "json")
 """Options that change how fast or how talkative a step is, not what it gives."""
-_DIGESTED_BYTES = 1 << 26
+_DIGESTED_BYTES = 1 << 24
+_DIGESTED_FILES = 100
 
 
 @dataclass(frozen=True)
 class FileMark:
-    """By what a file is known: size, time of change and, up to 64 MB, a digest of its content."""
+    """By what a file is known: size, time of change and, where it is small, a digest of its content."""
 
     size: int
     modified_ns: int
@@ -54,7 +55,7 @@ class FileMark:
 
 
 def mark_of(path: Path, with_digest: bool = True) -> FileMark:
-    """Mark a file as it is now."""
+    """Mark a file as it is now; up to 16 MB by its content too, if that is wanted."""
     found = path.stat()
     digest = _digest(path) if with_digest and found.st_size <= _DIGESTED_BYTES else ""
     return FileMark(found.st_size, found.st_mtime_ns, digest)
@@ -92,8 +93,8 @@ class StepRecord:
     cpu_seconds: float = 0.0
 
     @classmethod
-    def of(cls, plan: Plan, step: Step) -> StepRecord:
-        """Record of a step as it would be run now."""
+    def of(cls, plan: Plan, step: Step, with_digests: bool = False) -> StepRecord:
+        """Record of a step as it would be run now; with digests, unless there are over a hundred inputs."""
         arguments = step.arguments(plan)
         options = {
             name: _as_text(value, plan.folder)
@@ -102,7 +103,9 @@ class StepRecord:
         }
         for name in _NO_DIFFERENCE:
             options.pop(name, None)
-        marks = {os.path.relpath(path, plan.folder): mark_of(path) for path in inputs_of(step, arguments)}
+        files = inputs_of(step, arguments)
+        digested = with_digests and len(files) <= _DIGESTED_FILES
+        marks = {os.path.relpath(path, plan.folder): mark_of(path, digested) for path in files}
         return cls(f"posterion {version('posterion')}", step.command, options, marks)
 
     @classmethod
