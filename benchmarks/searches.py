@@ -4,8 +4,8 @@
 
 Every rule searches the same images with the true map: ``margin`` is the adaptive search, ``posterior:F`` and
 ``full-band:F`` branch and bound with a stated failure rate F. Prints, per rule, CPU milliseconds per image
-(with the slices of the shared grid), the mean and median share of the poses that survives each level, and the
-share of images whose best pose was lost: the best that any of the rules found, or a search around the true pose.
+(with the slices of the shared grid), the mean and median share of the poses that survives each level, and
+the share of images whose best pose was lost: the best that any rule found, or a search around the true pose.
 """
 
 import argparse
