@@ -14,6 +14,7 @@ from posterion.micrographs import ctf_driver
 from posterion.micrographs.ctf_driver import ctf
 from posterion.micrographs.ctf_estimation import CtfEstimate, CtfOptions
 from posterion.micrographs.ctf_records import CtfRecord
+from posterion.micrographs.ctf_rings import CtfParameters
 from posterion.micrographs.micrograph_set import micrograph_set
 from posterion.micrographs.simulation import CARBON, simulate_micrograph
 
@@ -142,6 +143,16 @@ def test_same_names_in_two_folders_and_kinds(micrographs: Path, tmp_path: Path) 
     second = run.records[1]
     assert isinstance(second, CtfRecord)
     assert second.parameters.defocus_angle_deg == pytest.approx(-30, abs=6)  # TIFF is turned upside down
+
+
+def test_a_poor_fit_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for limit, pixel_size, is_told in ((12.3, 1.0, True), (9.0, 1.0, False), (12.3, 4.0, False)):
+        caplog.clear()
+        record = CtfRecord(CtfParameters(1e4, 1e4, 0.0), 0.1, 20.0, limit)
+        job = ctf_driver._Job(Path("m.mrc"), pixel_size, CtfOptions(), None, tmp_path / "m.json", None)
+        with caplog.at_level(logging.WARNING, "posterion"):
+            ctf_driver._kept(job, record, None, None)
+        assert ("m.mrc: rings fit to 12.3 A only" in caplog.text) == is_told
 
 
 def test_nothing_fitted_leaves_no_table(micrographs: Path, tmp_path: Path) -> None:

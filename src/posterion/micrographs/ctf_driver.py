@@ -33,6 +33,7 @@ __all__ = ["CtfRun", "StageProgress", "ctf"]
 _LOG = logging.getLogger("posterion")
 _ALGORITHM = 1  # raised when the same settings give other numbers than before
 _SUMMARY = "summary.json"
+_POOR_FIT_ANGSTROM, _POOR_FIT_PX = 10.0, 4.0  # a fit that ends here may be of something else than rings
 DrawEstimate = Callable[[CtfEstimate, Path, str], None]
 
 
@@ -234,6 +235,9 @@ def _kept(
         _LOG.warning("%s", record)
         job.record_path.unlink(missing_ok=True)
         return record
+    limit = record.fit_resolution_angstrom
+    if limit > _POOR_FIT_ANGSTROM and limit > _POOR_FIT_PX * job.pixel_size_angstrom:
+        _LOG.warning("%s: rings fit to %.1f A only; look whether they do.", job.path, limit)
     if draw is not None and job.figure_path is not None and estimate is not None:
         draw(estimate, job.figure_path, job.path.name)
     save_record(job.record_path, job.settings(), record)
