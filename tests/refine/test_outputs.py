@@ -10,6 +10,7 @@ import pytest
 import posterion
 from posterion.data.mrc import write_stack
 from posterion.data.particles import Particles
+from posterion.inference import gauss_newton
 from posterion.mapping.fsc import read_fsc
 from posterion.physics.soft_masks import soft_sphere
 from posterion.refine.outputs import peak_memory_bytes, result_mask, write_particles, write_quarantine
@@ -66,10 +67,27 @@ def test_curves_summary_and_iterations_agree(tiny_run: posterion.RefineResult) -
     assert [line["iteration"] for line in lines] == list(range(1, summary["iterations"] + 1))
     assert {"resolution_angstrom", "pmax", "log_likelihood", "angle_change_deg", "seconds"} <= set(lines[0])
     assert summary["particles"] == 32
+    assert summary["gaussian_share"] == pytest.approx(lines[-1]["gaussian_share"], abs=1e-4)
+    assert summary["diverged"] == lines[-1]["diverged"]
+    assert summary["diverged_at_most"] == max(line["diverged"] for line in lines)
     assert summary["quarantined"] == []
     assert summary["cpu_seconds"] > 0
     assert 1e8 < summary["peak_memory_bytes"] < 4e9
     assert {"posterion", "numpy"} <= set(summary["versions"])
+
+
+def test_particles_whose_optimiser_found_no_peak_are_counted(
+    tiny_set: Path, tiny_options: posterion.RefineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No step is allowed, so every particle keeps its grid; the map is there all the same."""
+    monkeypatch.setattr(gauss_newton, "_MOST_STEPS", 0)
+    options = replace(tiny_options, max_iterations=1)
+    result = posterion.refine(
+        tiny_set / "particles.star", tiny_set / "reference.mrc", tmp_path, 150.0, options
+    )
+    assert result.summary["gaussian_share"] == 0
+    assert result.summary["diverged"] == result.summary["diverged_at_most"] == 32
+    assert np.isfinite(posterion.read_map(tmp_path / "map.mrc")[0]).all()
 
 
 def test_quarantined_images_are_listed_and_left_out(tmp_path: Path, tiny_set: Path) -> None:
