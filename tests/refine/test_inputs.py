@@ -82,3 +82,14 @@ def test_reconstruction_needs_poses_and_a_diameter_that_fits(
         check_for_reconstruction(truth, "C1", 500.0, 1)
     with pytest.raises(PosterionError, match="X5"):
         check_for_reconstruction(truth, "X5", None, 1)
+
+
+def test_a_run_is_known_by_its_search(tiny_set: Path, particles: posterion.Particles) -> None:
+    marks = [
+        prepare(
+            particles, tiny_set / "reference.mrc", 150.0, posterion.RefineOptions(search=search)
+        ).fingerprint()
+        for search in ("adaptive", "branch-and-bound")
+    ]
+    assert [mark.pop("search") for mark in marks] == ["adaptive", "branch-and-bound"]
+    assert marks[0] == marks[1]
