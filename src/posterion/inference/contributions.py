@@ -119,8 +119,8 @@ def _spread(
     data_mp: NDArray[np.complex64], posterior: GaussianPosterior, pixels: Disc
 ) -> NDArray[np.complex64]:
     """Average shifted images over the spread of the shift about each sigma point, in place."""
-    for m, spread_ab in enumerate(posterior.spread_mab):
-        factor_p = damping(spread_ab, pixels)
+    for peak in np.unique(posterior.peak_m):
+        factor_p = damping(posterior.spread_kab[peak], pixels)
         if factor_p is not None:
-            data_mp[m] *= factor_p
+            data_mp[posterior.peak_m == peak] *= factor_p
     return data_mp

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,9 @@ from posterion.inference.contributions import (
     grid_terms,
 )
 from posterion.inference.exhaustive import SharedGrid, complete_candidates, dense_log_prob, dense_supports
-from posterion.inference.gauss_newton import Peaks, PoseList
+from posterion.inference.gauss_newton import PoseList
 from posterion.inference.images import ImageBatch
-from posterion.inference.laplace import GaussianPosterior, gaussian_posterior, well_determined
+from posterion.inference.laplace import GaussianPosterior, gaussian_posteriors, well_determined
 from posterion.inference.local import local_candidates
 from posterion.inference.multi_start import apart, peaks_of_batch
 from posterion.inference.posterior import Posterior
@@ -119,17 +119,15 @@ def expect_batch(
         collected = _collect(batch, usable, found, levels[-1], plan, summed)
         return replace(collected, counts=total_counts(supports[row].counts for row in usable))
     starts = _Starts.of(batch, plan, shared, previous)
-    peaks = _climb(batch, usable, levels, volume, plan, starts) if plan.climb else {}
+    peaks = _Found() if not plan.climb else _climb(batch, usable, levels, volume, plan, starts)
     rules = [margin_rule(plan)] * len(batch) if bounds is None else bounds.rules(batch, levels)
-    terms, slices, counts, diverged = [], [], [], 0
+    terms, slices, counts = [], [], []
     for row in usable:
-        if row in peaks and well_determined(peaks[row])[0]:
-            posterior = gaussian_posterior(peaks[row], plan, batch.pixels.radius)
-            scored = int(peaks[row].evaluations_i[row])
-            terms.append(gaussian_terms(levels[-1], row, volume, posterior, scored))
+        posterior = peaks.posteriors.get(row)
+        if posterior is not None:
+            terms.append(gaussian_terms(levels[-1], row, volume, posterior, peaks.evaluations[row]))
             slices.append(gaussian_slices(batch, row, posterior))
             continue
-        diverged += row in peaks and not peaks[row].converged_k[0]
         start = starts.candidates(row, rules[row])
         support = refine(batch, row, levels, volume, plan, start, rules[row])
         counts.append(support.counts)
@@ -137,7 +135,7 @@ def expect_batch(
         terms.append(own)
         slices.append(grid_slices(batch, row, kept, support))
     stacked = _stack_slices(slices, len(batch.pixels))
-    collected = _collect(batch, usable, terms, levels[-1], plan, stacked, diverged)
+    collected = _collect(batch, usable, terms, levels[-1], plan, stacked, peaks.diverged)
     return replace(collected, counts=total_counts(counts))
 
 
@@ -200,6 +198,22 @@ class _Starts:
         return PoseList(np.full(len(chosen), row, np.int32), shared.matrices[chosen], shifts_px)
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What climbing found: posteriors of the images that peaks describe, and at what cost.
+
+    Attributes
+    ----------
+    posteriors : by row of the batch
+    evaluations : slices compared, by row of the batch
+    diverged : number of images whose best start reached no peak
+    """
+
+    posteriors: dict[int, GaussianPosterior] = field(default_factory=dict)
+    evaluations: dict[int, int] = field(default_factory=dict)
+    diverged: int = 0
+
+
 def _climb(
     batch: ImageBatch,
     usable: list[int],
@@ -207,16 +221,20 @@ def _climb(
     volume: FourierVolume,
     plan: SearchPlan,
     starts: _Starts,
-) -> dict[int, Peaks]:
-    """Peaks of the posterior of each usable image, the best one first."""
+) -> _Found:
+    """Climb from the starts of all usable images; those that peaks do not describe keep their grid."""
     if not usable:
-        return {}
+        return _Found()
     peaks = peaks_of_batch(batch, levels, volume, plan, starts.poses(usable))
-    bounds = np.searchsorted(peaks.poses.image_k, [*usable, len(batch)])
-    return {
-        row: peaks[np.arange(first, last)]
-        for row, first, last in zip(usable, bounds[:-1], bounds[1:], strict=True)
-    }
+    image_k = peaks.poses.image_k
+    best = peaks[np.flatnonzero(np.diff(image_k, prepend=-1))]
+    described = best.poses.image_k[well_determined(best)]
+    posteriors = gaussian_posteriors(peaks[np.isin(image_k, described)], plan, batch.pixels.radius)
+    return _Found(
+        posteriors=dict(zip(described.tolist(), posteriors, strict=True)),
+        evaluations=dict(enumerate(peaks.evaluations_i.tolist())),
+        diverged=int(np.count_nonzero(~best.converged_k)),
+    )
 
 
 def _stack_slices(slices: list[Slices], pixels: int) -> Slices:

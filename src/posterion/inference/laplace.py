@@ -14,10 +14,10 @@ deviations along the m principal axes that matter, exact for polynomials of the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from posterion.inference.gauss_newton import Peaks
 from posterion.inference.search import SearchPlan
@@ -25,11 +25,11 @@ from posterion.physics.fourier import Disc
 from posterion.physics.rotations import matrices_from_rotation_vectors
 from posterion.physics.symmetry import point_group_operators
 
-__all__ = ["GaussianPosterior", "damping", "gaussian_posterior", "well_determined"]
+__all__ = ["GaussianPosterior", "damping", "gaussian_posteriors", "well_determined"]
 
 _LEAST_NATS = 40.0
 _LEAST_WEIGHT = 1e-3
-_NOTICEABLE_PX = 0.25
+_NOTICEABLE_PX = 0.4
 _NOTICEABLE_DAMPING = 0.01
 
 
@@ -42,7 +42,8 @@ class GaussianPosterior:
     matrices : (M, 3, 3) float64, sigma points of all peaks
     shifts_px : (M, 2) float64, mean shift at each
     weight_m : (M,) float64, sums to one
-    spread_mab : (M, 2, 2) float64, covariance of the shift about that mean, pixels^2
+    peak_m : (M,) which peak each belongs to
+    spread_kab : (K, 2, 2) float64, covariance of the shift about its mean at each peak, pixels^2
     log_evidence : log of the integral over all poses
     pmax : mass of the cell of the plan's last grid that lies on the highest peak
     effective_orientations : exp(entropy) of the orientations, in cells of that grid, at least 1
@@ -53,7 +54,8 @@ class GaussianPosterior:
     matrices: NDArray[np.float64]
     shifts_px: NDArray[np.float64]
     weight_m: NDArray[np.float64]
-    spread_mab: NDArray[np.float64]
+    peak_m: NDArray[np.intp]
+    spread_kab: NDArray[np.float64]
     log_evidence: float
     pmax: float
     effective_orientations: float
@@ -69,75 +71,85 @@ def well_determined(peaks: Peaks) -> NDArray[np.bool_]:
     return peaks.converged_k & (peaks.nats_k >= _LEAST_NATS)
 
 
-def gaussian_posterior(peaks: Peaks, plan: SearchPlan, radius: int) -> GaussianPosterior:
-    """Weigh the peaks of one image and lay sigma points around them.
+def gaussian_posteriors(peaks: Peaks, plan: SearchPlan, radius: int) -> list[GaussianPosterior]:
+    """Weigh the peaks of each image and lay sigma points around them.
 
     Parameters
     ----------
-    peaks : of one image, different from each other
+    peaks : different peaks of each image, ordered by image
     plan : gives symmetry and the grid in whose cells the posterior is measured
     radius : highest shell that the sigma points have to serve, Fourier pixels
+
+    Returns
+    -------
+    One posterior for each image that has peaks, in the order of the images.
     """
-    volume = np.log(8 * np.pi**2 / len(point_group_operators(plan.point_group)))
+    rotations = 8 * np.pi**2 / len(point_group_operators(plan.point_group))
     _, log_det_k = np.linalg.slogdet(peaks.normal_kab)
-    log_mass_k = peaks.log_prob_k + 2.5 * np.log(2 * np.pi) - 0.5 * log_det_k - volume
-    log_evidence = float(logsumexp(log_mass_k))
-    weight_k = np.exp(log_mass_k - log_evidence)
-    keep = np.flatnonzero(weight_k >= min(_LEAST_WEIGHT, weight_k.max())).tolist()
+    log_mass_k = peaks.log_prob_k + 2.5 * np.log(2 * np.pi) - 0.5 * log_det_k - np.log(rotations)
     covariance_kab = np.asarray(np.linalg.inv(peaks.normal_kab)[:, :3, :3], np.float64)
     spread_kab = np.asarray(np.linalg.inv(peaks.normal_kab[:, 3:, 3:]), np.float64)
-    points = [_sigma_points(peaks, k, covariance_kab[k], spread_kab[k], radius) for k in keep]
-    counts = [len(matrices) for matrices, _ in points]
-    weight_m = np.repeat(weight_k[keep] / counts, counts)
-    best = int(np.argmax(weight_k))
-    cells_k = _cells(covariance_kab, plan)
-    entropy = float(np.sum(weight_k * (np.log(cells_k) - np.log(np.maximum(weight_k, 1e-300)))))
-    return GaussianPosterior(
-        matrices=np.concatenate([matrices for matrices, _ in points]),
-        shifts_px=np.concatenate([shifts for _, shifts in points]),
-        weight_m=weight_m / weight_m.sum(),
-        spread_mab=np.repeat(spread_kab[keep], counts, axis=0),
-        log_evidence=log_evidence,
-        pmax=float(weight_k[best] * _mass_of_cell(peaks.normal_kab[best], plan)),
-        effective_orientations=float(np.exp(max(entropy, 0.0))),
-        matrix=peaks.poses.matrices[best],
-        shift_px=peaks.poses.shifts_px[best],
-    )
+    owner_m, turns_m = _sigma_points(covariance_kab, radius)
+    # A turned slice fits best at another shift: N_tt dt = -N_tw dw.
+    moves_m = -np.einsum("ma,mab,mbc->mc", turns_m, peaks.normal_kab[owner_m, :3, 3:], spread_kab[owner_m])
+    matrices = matrices_from_rotation_vectors(turns_m) @ peaks.poses.matrices[owner_m]
+    shifts_px = peaks.poses.shifts_px[owner_m] + moves_m
+    cell = rotations / plan.cell_count
+    cells_k = np.maximum(np.sqrt((2 * np.pi * np.e) ** 3 * np.linalg.det(covariance_kab)) / cell, 1.0)
+    log_cell_k = np.log(cell * plan.levels[-1].shift_step_px ** 2) - 2.5 * np.log(2 * np.pi) + 0.5 * log_det_k
+    posteriors = []
+    first = np.flatnonzero(np.diff(peaks.poses.image_k, prepend=-1))
+    for start, stop in pairwise([*first.tolist(), len(peaks.log_prob_k)]):
+        log_evidence, weight_k = _normalised(log_mass_k[start:stop])
+        points = slice(*np.searchsorted(owner_m, [start, stop]))
+        count_k = np.bincount(owner_m[points] - start, minlength=stop - start)
+        weight_m = (np.where(weight_k < _LEAST_WEIGHT, 0, weight_k) / count_k)[owner_m[points] - start]
+        used = np.flatnonzero(weight_m) + points.start
+        best = int(np.argmax(weight_k))
+        spread_of = np.log(cells_k[start:stop]) - np.log(np.maximum(weight_k, 1e-300))
+        posteriors.append(
+            GaussianPosterior(
+                matrices=matrices[used],
+                shifts_px=shifts_px[used],
+                weight_m=weight_m[weight_m > 0] / weight_m.sum(),
+                peak_m=owner_m[used] - start,
+                spread_kab=spread_kab[start:stop],
+                log_evidence=log_evidence,
+                pmax=float(weight_k[best] * np.exp(min(log_cell_k[start + best], 0.0))),
+                effective_orientations=float(np.exp(weight_k @ spread_of)),
+                matrix=peaks.poses.matrices[start + best],
+                shift_px=peaks.poses.shifts_px[start + best],
+            )
+        )
+    return posteriors
+
+
+def _normalised(log_mass_k: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    """Log of the sum of masses, and the share of each."""
+    top = log_mass_k.max()
+    mass_k = np.exp(log_mass_k - top)
+    total = mass_k.sum()
+    return float(top + np.log(total)), mass_k / total
 
 
 def _sigma_points(
-    peaks: Peaks,
-    k: int,
-    covariance_ab: NDArray[np.float64],
-    spread_ab: NDArray[np.float64],
-    radius: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Poses that stand for one peak; a single one where the angles move nothing by a quarter of a pixel."""
-    variance_j, axes_aj = np.linalg.eigh(covariance_ab)
-    deviation_j = np.sqrt(np.maximum(variance_j, 0))
-    used = np.flatnonzero(np.sqrt(3) * deviation_j * radius > _NOTICEABLE_PX)
-    matrix, shift_px = peaks.poses.matrices[k], peaks.poses.shifts_px[k]
-    if not len(used):
-        return matrix[None], shift_px[None]
-    half = (np.sqrt(len(used)) * deviation_j[used] * axes_aj[:, used]).T
-    turns_ma = np.concatenate([half, -half])
-    # A turned slice fits best at another shift: N_tt dt = -N_tw dw.
-    moves_mb = -turns_ma @ peaks.normal_kab[k, :3, 3:] @ spread_ab
-    return matrices_from_rotation_vectors(turns_ma) @ matrix, shift_px + moves_mb
+    covariance_kab: NDArray[np.float64], radius: int
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Rotation vectors (M, 3) that stand for each peak, and whose they are (M,), ascending.
 
-
-def _cells(covariance_kab: NDArray[np.float64], plan: SearchPlan) -> NDArray[np.float64]:
-    """exp(entropy) of Gaussians over rotations, in cells of the plan's last grid, at least 1."""
-    cell = 8 * np.pi**2 / len(point_group_operators(plan.point_group)) / plan.cell_count
-    volume_k = np.sqrt((2 * np.pi * np.e) ** 3 * np.linalg.det(covariance_kab))
-    return np.asarray(np.maximum(volume_k / cell, 1.0))
-
-
-def _mass_of_cell(normal_ab: NDArray[np.float64], plan: SearchPlan) -> float:
-    """Mass of a Gaussian within the cell of the plan's last grid of rotations and shifts about its centre."""
-    cell = 8 * np.pi**2 / len(point_group_operators(plan.point_group)) / plan.cell_count
-    volume = cell * plan.levels[-1].shift_step_px ** 2
-    return float(min(1.0, volume * np.sqrt(np.linalg.det(normal_ab / (2 * np.pi)))))
+    A principal axis counts where it moves the slice's edge noticeably; a peak without one has a single point.
+    """
+    variance_kj, axes_kaj = np.linalg.eigh(covariance_kab)
+    deviation_kj = np.sqrt(np.maximum(variance_kj, 0))
+    used_kj = np.sqrt(3) * deviation_kj * radius > _NOTICEABLE_PX
+    count_k = used_kj.sum(axis=1)
+    k, j = np.nonzero(used_kj)
+    half = (np.sqrt(count_k[k]) * deviation_kj[k, j])[:, None] * axes_kaj[k, :, j]
+    single = np.flatnonzero(count_k == 0)
+    owner_m = np.concatenate([k, k, single])
+    turns_m = np.concatenate([half, -half, np.zeros((len(single), 3))])
+    order = np.argsort(owner_m, kind="stable")
+    return owner_m[order], turns_m[order]
 
 
 def damping(spread_ab: NDArray[np.float64], pixels: Disc) -> NDArray[np.float32] | None:
