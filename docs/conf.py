@@ -41,6 +41,7 @@ sphinx_gallery_conf = {
     "doc_module": ("posterion",),
     "download_all_examples": False,
     "show_signature": False,
+    "capture_repr": (),
     "remove_config_comments": True,
     "min_reported_time": 1,
     "image_srcset": ["2x"],

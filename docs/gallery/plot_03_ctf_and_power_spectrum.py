@@ -66,7 +66,7 @@ n, pixel_size = 256, 2.0
 k = (np.arange(n) - n // 2) / (n * pixel_size)
 kx, ky = (a.ravel() for a in np.meshgrid(k, k))
 figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained")
-for axis, (u, v) in zip(axes, ((10000.0, 10000.0), (20000.0, 20000.0), (20000.0, 16000.0)), strict=True):
+for axis, (u, v) in zip(axes, ((10000.0, 10000.0), (20000.0, 20000.0), (20000.0, 14000.0)), strict=True):
     ctf = contrast_transfer(kx, ky, [u], [v], [30.0], **microscope).reshape(n, n)
     draw_image(axis, ctf, f"U = {u / 1e4:g} µm, V = {v / 1e4:g} µm, angle 30°; rim 4 Å")
 

@@ -92,6 +92,7 @@ draw_image(axes[0, 4], truth[box // 2], "truth: section")
 draw_image(axes[1, 4], truth.sum(axis=0), "truth: projection")
 draw_scale_bar(axes[0, 0], box, pixel_size)
 
+# sphinx_gallery_thumbnail_number = 2
 figure, axes = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
 frequency = shell_frequencies(box, pixel_size)
 colors = plt.get_cmap("viridis_r")(np.linspace(0.1, 0.95, len(maps)))

@@ -80,6 +80,7 @@ print(f"nats: one pixel at most {np.abs(gain).max():.2f}, {total}")
 
 gamma = posterior(particles[chosen], volume, order=4, shift_range_px=2.0)
 weights = gamma.direction_weights
+# sphinx_gallery_thumbnail_number = 2
 figure, axes = plt.subplots(1, 2, figsize=(12, 5.2), layout="constrained", width_ratios=(2.3, 1))
 nats = np.log(np.maximum(weights, 1e-300) / weights.max())
 drawn = draw_sphere(axes[0], np.maximum(nats, -40), Normalize(-40, 0))

@@ -63,6 +63,7 @@ print(f"a whole refinement, all iterations: {fewer:,.0f} times fewer than brute 
 
 # %%
 
+# sphinx_gallery_thumbnail_number = 2
 figure, axis = plt.subplots(figsize=(10, 3.6), layout="constrained")
 parts = {"scoring": "#08519c", "slicing": "#6baed6", "insertion": "#e6872e"}
 labels = {
