@@ -12,7 +12,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from posterion.kernels.bodies import COMPILED, bilinear, bilinear_slopes, lerp, locate
+from posterion.kernels.bodies import bilinear, bilinear_slopes, lerp, locate
+from posterion.kernels.compiled import COMPILED
 from posterion.kernels.lanes import fetch_soon, high, joined, load4, low, pair, store
 
 __all__ = ["BLOCK", "block_ahead", "block_gradients", "block_values", "fetch_ahead", "pixel_table", "places"]

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
+from posterion.kernels.compiled import COMPILED
+
 __all__ = [
-    "COMPILED",
     "add_pose_terms",
     "bilinear",
     "bilinear_slopes",
@@ -24,14 +25,6 @@ __all__ = [
     "split_position",
     "turn_about_view",
 ]
-
-# Sums may be taken in any order, so that they can be kept in lanes; NaN and infinity stay what they are.
-COMPILED: dict[str, Any] = {
-    "nogil": True,
-    "error_model": "numpy",
-    "fastmath": {"contract", "nsz", "arcp", "reassoc"},
-}
-"""How bodies and kernels are compiled."""
 
 # float32 in compiled code; what is interpolated may also be lanes of them.
 Number = Any

@@ -22,7 +22,8 @@ from posterion.kernels.blocks import (
     pixel_table,
     places,
 )
-from posterion.kernels.bodies import COMPILED, bilinear, fold, lerp, locate, shares
+from posterion.kernels.bodies import bilinear, fold, lerp, locate, shares
+from posterion.kernels.compiled import COMPILED, kernel
 from posterion.kernels.lanes import high, joined, load8, low, pair, store
 
 __all__ = ["gather_slices", "scatter_slices", "sum_rotated"]
@@ -35,7 +36,7 @@ Found = tuple[Index, Real, NDArray[np.int32]]
 """Of a row's samples: index of the lower corner (n,); fractions and sign of x (4, n); z plane (n,)."""
 
 
-@njit(cache=True, **COMPILED)
+@kernel
 def gather_slices(
     volume: NDArray[np.float32],
     centre: int,
@@ -147,7 +148,7 @@ def _add_samples(
             _add(flat, at + stride_z + stride_y, far_above)
 
 
-@njit(cache=True, **COMPILED)
+@kernel
 def scatter_slices(
     volume: NDArray[np.float32],
     centre: int,
@@ -191,7 +192,7 @@ def scatter_slices(
                     _add_samples(flat, strides, planes, found, samples, (start + k[0], start + k[1]))
 
 
-@njit(cache=True, **COMPILED)
+@kernel
 def sum_rotated(
     volume: NDArray[np.float32],
     centre: int,

@@ -19,7 +19,8 @@ from posterion.kernels.blocks import (
     pixel_table,
     places,
 )
-from posterion.kernels.bodies import COMPILED, Pair, add_pose_terms, directional, turn_about_view
+from posterion.kernels.bodies import Pair, add_pose_terms, directional, turn_about_view
+from posterion.kernels.compiled import COMPILED, kernel
 from posterion.kernels.shifts import move_image, phase_tables
 
 __all__ = ["SCORE_TERMS", "compare_poses", "score_poses"]
@@ -85,7 +86,7 @@ def _times_wave_number(alpha: float, sums: NDArray[np.float64]) -> None:
         sums[column] *= alpha * alpha
 
 
-@njit(cache=True, **COMPILED)
+@kernel
 def score_poses(  # noqa: PLR0917
     volume: NDArray[np.float32],
     centre: int,
@@ -148,7 +149,7 @@ def score_poses(  # noqa: PLR0917
         _times_wave_number(wave_number, sums)
 
 
-@njit(cache=True, **COMPILED)
+@kernel
 def compare_poses(  # noqa: PLR0917
     volume: NDArray[np.float32],
     centre: int,

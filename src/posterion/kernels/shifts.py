@@ -11,7 +11,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from posterion.kernels.blocks import Real, Rows
-from posterion.kernels.bodies import COMPILED, Pair, product
+from posterion.kernels.bodies import Pair, product
+from posterion.kernels.compiled import COMPILED, kernel
 from posterion.kernels.lanes import alternating_high, alternating_low, evens, load8, odds, store
 
 __all__ = ["move_image", "phase_tables", "shift_spectrum", "sum_unshifted"]
@@ -118,7 +119,7 @@ def _shift_one(source: Real, rows: Rows, tables: Real, moved: Real) -> None:
             moved[p], moved[p + 1] = _turned(source, start + j, y, tables, first + j)
 
 
-@njit(cache=True, **COMPILED)
+@kernel
 def shift_spectrum(
     spectrum_p: NDArray[np.complex64],
     box: int,
@@ -143,7 +144,7 @@ def shift_spectrum(
         _shift_one(source, rows, tables, moved[t])
 
 
-@njit(cache=True, **COMPILED)
+@kernel
 def sum_unshifted(
     spectra_tp: NDArray[np.complex64],
     box: int,
