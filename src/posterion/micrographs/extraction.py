@@ -14,6 +14,7 @@ __all__ = ["ExtractOptions", "Windows", "cut_windows", "nearest_pixel", "normali
 
 Real = NDArray[np.float32]
 
+_SMALLEST_VARIATION = 1e-6  # of a background, over its grey values: below is rounding
 _BACKGROUND_FROM = 0.75  # of half the box, RELION's default where the diameter is not known
 
 
@@ -183,4 +184,5 @@ def normalise_background(images_i: Real, radius_px: float, *, remove_ramp: bool 
     planes = np.tensordot(coefficients, design, 1)
     level = images_i - planes
     sd = level[:, background].std(axis=1)
-    return np.asarray(level / np.where(sd > 0, sd, 1)[:, None, None], np.float32)
+    varies = sd > _SMALLEST_VARIATION * np.abs(outside).max(axis=1)
+    return np.asarray(level / np.where(varies, sd, 1)[:, None, None], np.float32)

@@ -192,16 +192,27 @@ def _bank(
         raise PosterionError(
             "the template is empty inside the particle's diameter; is it centred in its box?"
         )
-    values, vectors = np.linalg.eigh((flat.T @ flat).astype(np.float64))
-    kept = int(np.searchsorted(np.cumsum(values[::-1]) / values.sum(), _KEPT_VARIANCE)) + 1
-    basis = np.zeros((kept, box, box), np.float32)
-    basis[:, inside] = vectors[:, ::-1][:, :kept].T
+    directions = _principal_directions(flat)
+    basis = np.zeros((len(directions), box, box), np.float32)
+    basis[:, inside] = directions
     return TemplateBank(
         basis,
         flat @ basis[:, inside].T,
         np.asarray(class_k, np.int32),
         np.asarray(psi_deg_k, np.float64),
     )
+
+
+def _principal_directions(flat: Real) -> Real:
+    """Orthonormal rows (R, p), as few as hold 99.9 % of the sum of squares of K rows (K, p)."""
+    is_wide = flat.shape[0] < flat.shape[1]
+    gram = flat @ flat.T if is_wide else flat.T @ flat
+    values, vectors = np.linalg.eigh(gram.astype(np.float64))
+    kept = int(np.searchsorted(np.cumsum(values[::-1]) / values.sum(), _KEPT_VARIANCE)) + 1
+    largest, vectors = values[::-1][:kept], vectors[:, ::-1][:, :kept]
+    if is_wide:
+        vectors = flat.T.astype(np.float64) @ vectors / np.sqrt(largest)
+    return np.ascontiguousarray(vectors.T, np.float32)
 
 
 def _box(diameter_angstrom: float, pixel_size_angstrom: float) -> int:
