@@ -40,3 +40,13 @@ def test_sum_unshifted_undoes_each_shift() -> None:
         2j * np.pi / 17 * (np.outer(shifts_px[:, 0], pixels.kx_p) + np.outer(shifts_px[:, 1], pixels.ky_p))
     )
     np.testing.assert_allclose(total, (spectra * wave).sum(axis=0), atol=3e-6)
+
+
+@pytest.mark.parametrize(("box", "radius"), [(8, 1), (16, 7), (17, 8), (64, 10), (130, 64)])
+def test_nothing_is_written_beyond_the_last_pixel(box: int, radius: int) -> None:
+    """Rows are done in whole steps of lanes; the last must not run over."""
+    pixels = disc(box, radius)
+    moved = np.full((3, len(pixels)), np.nan, np.complex64)
+    shift_spectrum(complex_noise(len(pixels)), box, rows(pixels), np.ones((2, 2)), moved[:2])
+    assert np.isfinite(moved[:2]).all()
+    assert np.isnan(moved[2]).all()
