@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from posterion.inference.search import LevelCount
 from posterion.physics.rotations import angular_distance_deg
@@ -72,33 +71,37 @@ def posterior_of(support: Support, mass: float = 0.999) -> Posterior:
     mass : share of the posterior to keep, the most probable poses first; the rest is dropped and the kept
         renormalised
     """
-    log_prob = support.log_prob_rt.astype(np.float64)
-    log_evidence = float(logsumexp(log_prob))
-    weight_rt = np.exp(log_prob - log_evidence)
-    marginal_r = weight_rt.sum(axis=1)
+    top = support.log_prob_rt.max()
+    # Single precision for each pose, double for all that is summed over poses.
+    weight_rt = np.exp(support.log_prob_rt - top)
+    total = float(weight_rt.sum(dtype=np.float64))
+    marginal_r = weight_rt.sum(axis=1, dtype=np.float64) / total
     entropy = -np.sum(marginal_r * np.log(np.maximum(marginal_r, 1e-300)))
-    keep = _largest_until(weight_rt.ravel(), mass).reshape(weight_rt.shape)
+    keep = weight_rt >= _least_kept(weight_rt, total, mass)
     rotation_r, shift_t = np.flatnonzero(keep.any(axis=1)), np.flatnonzero(keep.any(axis=0))
-    kept = np.where(keep, weight_rt, 0)[np.ix_(rotation_r, shift_t)]
+    kept = weight_rt[np.ix_(rotation_r, shift_t)]
+    kept *= keep[np.ix_(rotation_r, shift_t)]
     matrix, near_r = _mean_rotation(support, marginal_r)
-    shift_weight = weight_rt[near_r].sum(axis=0)
+    shift_weight = weight_rt[near_r].sum(axis=0, dtype=np.float64)
     return Posterior(
         rotation_r=rotation_r,
         shift_t=shift_t,
-        weight_rt=(kept / kept.sum()).astype(np.float32),
-        log_evidence=log_evidence,
-        pmax=float(weight_rt.max()),
+        weight_rt=kept / np.float32(kept.sum(dtype=np.float64)),
+        log_evidence=float(top) + float(np.log(total)),
+        pmax=1 / total,
         effective_orientations=float(np.exp(entropy)),
         matrix=matrix,
         shift_px=shift_weight @ support.shifts_px / shift_weight.sum(),
     )
 
 
-def _largest_until(weight: NDArray[np.float64], mass: float) -> NDArray[np.bool_]:
-    """Mark the largest weights that together hold ``mass`` of a normalised distribution."""
-    descending = np.sort(weight)[::-1]
-    last = int(np.searchsorted(np.cumsum(descending), mass))
-    return np.asarray(weight >= descending[min(last, len(weight) - 1)])
+def _least_kept(weight_rt: NDArray[np.float32], total: float, mass: float) -> np.float32:
+    """Smallest of the largest weights that together hold a share ``mass`` of the total."""
+    # All weights below this together hold less than what may be dropped: they need no sorting.
+    small = np.float32((1 - mass) * total / weight_rt.size)
+    descending = np.sort(weight_rt[weight_rt >= small])[::-1]
+    last = int(np.searchsorted(np.cumsum(descending, dtype=np.float64), mass * total))
+    return np.float32(descending[min(last, len(descending) - 1)])
 
 
 def _mean_rotation(
