@@ -12,6 +12,7 @@ from sphinx.application import Sphinx
 FOLDER = Path(__file__).parent / "api" / "generated"
 LEFT_OUT = ("cli",)  # its reference is cli.md
 BEFORE_NAPOLEON = 400
+TYPE_ONLY = 45  # characters: shape and type, with a sentence on the next line
 ENTRY = re.compile(r"([A-Za-z_*][\w, *]*?) ?: (\S.*)")
 
 
@@ -93,9 +94,9 @@ def entries_as_text(lines: list[str]) -> Iterator[str]:
         found = ENTRY.fullmatch(line) if inside else None
         if found:
             name, text = found.groups()
-            begins = following.strip()[:1] if following.startswith(" ") else ""
+            sentence_follows = len(text) < TYPE_ONLY and re.match(r"    [A-Z]", following)
             yield name
-            yield f"    {text}{'.' if begins.isupper() and text[-1] not in '.,:;' else ''}"
+            yield f"    {text}{'.' if sentence_follows and text[-1] not in '.,:;' else ''}"
         else:
             yield line
 

@@ -133,5 +133,5 @@ axes[1].plot(
 )
 axes[1].plot(frequency, np.abs(on_the_line), color="#111111", linewidth=1.2, label="G(u, 0)")
 axes[1].set(xlabel="spatial frequency u (1/Å)", ylabel="amplitude", title="its transform, and a line of G")
-axes[1].set(xlim=(0, 0.24), yscale="log")
+axes[1].set(xlim=(0, 0.24), ylim=(0.5, 1e4), yscale="log")
 axes[1].legend(frameon=False)

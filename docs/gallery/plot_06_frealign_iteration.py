@@ -92,6 +92,10 @@ draw_image(axes[0, 4], truth[box // 2], "truth: section")
 draw_image(axes[1, 4], truth.sum(axis=0), "truth: projection")
 draw_scale_bar(axes[0, 0], box, pixel_size)
 
+# %%
+# Left, each map against the truth. Right, how far the found poses are from the true ones; a good start leaves
+# few images lost on the far side.
+
 # sphinx_gallery_thumbnail_number = 2
 figure, axes = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
 frequency = shell_frequencies(box, pixel_size)

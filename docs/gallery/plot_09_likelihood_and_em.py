@@ -75,7 +75,7 @@ plan = SearchPlan(
 # ----------------------------------------------
 #
 # The prior on the volume is a half of the weights of the first iteration, and the same in all iterations. Its
-# log is :math:`-\tfrac12\sum_k |V(k)|^2/T\tau^2(k)`.
+# log is :math:`-\frac{1}{2}\sum_k |V(k)|^2/T\tau^2(k)`.
 
 volume = FourierVolume.from_map(low_pass(truth, 70.0, pixel_size), radius)
 maps, log_likelihood, log_prior, orientations = [], [], [], []
@@ -95,7 +95,8 @@ for _ in range(10):
     volume = FourierVolume.from_map(maps[-1], radius)
 
 objective = np.array(log_likelihood) + np.array(log_prior)
-print("gain of L + log-prior in each iteration, nats:", np.round(np.diff(objective), 1))
+gains = ", ".join(f"{gain:.1f}" for gain in np.diff(objective))
+print("gain of L + log-prior in each iteration, nats:", gains)
 print("never lower:", bool((np.diff(objective) > 0).all()))
 
 # %%
@@ -129,6 +130,8 @@ for number, color in ((1, "#9ecae1"), (3, "#4292c6"), (10, "#08306b")):
     axes[2].plot(frequency[1 : radius + 1], fsc[1 : radius + 1], color=color, label=f"iteration {number}")
 axes[2].set(xlabel="spatial frequency (1/Å)", ylabel="correlation with the truth", ylim=(0, 1.03))
 axes[2].legend(frameon=False, loc="lower left")
+
+# %%
 
 figure, axes = plt.subplots(1, 5, figsize=(13, 3), layout="constrained")
 draw_image(axes[0], low_pass(truth, 70.0, pixel_size)[box // 2], "start: section")

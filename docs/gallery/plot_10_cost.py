@@ -10,10 +10,12 @@ resolution asks for. Counting one multiplication and addition as an operation, b
 
 .. math::
 
-   \underbrace{\frac{\pi^3}{8}\, t^2 n^5 N}_{\text{finding orientations}}
-   + \underbrace{\pi n^4 + N n^2}_{\text{3D reconstruction}}
+   \begin{aligned}
+   \text{finding orientations} & \quad \frac{\pi^3}{8}\, t^2 n^5 N \\
+   \text{3D reconstruction} & \quad \pi n^4 + N n^2
+   \end{aligned}
 
-that is, for :math:`N = 10^5`, :math:`n = 128`, :math:`t = 7`:
+operations: that is, for :math:`N = 10^5`, :math:`n = 128`, :math:`t = 7`:
 """
 
 import matplotlib.pyplot as plt
@@ -93,4 +95,5 @@ axis.legend(frameon=False, loc="upper right", fontsize=9)
 #
 # Three things bring the count down, all of which keep :math:`\Gamma` and not only its maximum: low resolution
 # first, when few pixels and few orientations suffice; grids that are subdivided only where a pose may matter
-# (page 12); and a search near the last pose once poses have settled.
+# (page 12); and a search near the last pose once poses have settled, where a pose climbs to its peak
+# with derivatives instead of being tried on a grid.

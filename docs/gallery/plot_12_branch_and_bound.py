@@ -13,9 +13,9 @@ looked at again:
    \text{keep a cell if}\quad \ln P_{\text{low}} + \text{bound} \ge \ln P_{\text{best}} - \ln(1/\epsilon)
 
 Where does the bound come from? The score of a pose is a sum over Fourier pixels, :math:`\sum_p (\mathrm{Re}\,
-R_p^* X_p - \tfrac12 |R_p|^2)/\sigma_p^2`. Going from the centre of the true pose's cell, compared in the low
-band, to the true pose itself, compared fully, the reference changes by :math:`\delta`. With Gaussian noise
-the score then rises by a normal variable of mean :math:`Q/2` and variance :math:`Q = \sum_p
+R_p^* X_p - \frac{1}{2} |R_p|^2)/\sigma_p^2`. Going from the centre of the true pose's cell, compared in the
+low band, to the true pose itself, compared fully, the reference changes by :math:`\delta`. With Gaussian
+noise the score then rises by a normal variable of mean :math:`Q/2` and variance :math:`Q = \sum_p
 |\delta_p|^2/\sigma_p^2`. So the rise that is exceeded once in a thousand times is known beforehand, from the
 reference alone.
 """
@@ -157,7 +157,7 @@ for axis, (level, cell, best_r) in zip(axes, record, strict=True):
     best_d = np.full(grid.n_directions, -np.inf)
     np.maximum.at(best_d, cell // grid.n_psi, best_r)
     best_d[np.isinf(best_d)] = np.nan
-    drawn = draw_sphere(axis, best_d - np.nanmax(best_d), Normalize(-60, 0))
+    drawn = draw_sphere(axis, best_d - np.nanmax(best_d), Normalize(-150, 0))
     resolution = box * pixel_size / levels[level].radius
     share = 100 * np.mean(np.isfinite(best_d))
     axis.set_title(f"{grid.step_deg:g}°, {resolution:.0f} Å: {share:.0f} % of the directions", fontsize=10)
