@@ -76,6 +76,7 @@ def test_particles_that_name_their_micrographs_keep_their_columns(folder: Path) 
         found = read_coordinate_set([folder / "particles.star"], micrographs)
         names = [found.micrographs.names[i] for i in found.micrograph_index_i]
         assert names == ["mics/b.mrc", "mics/a.mrc", "mics/b.mrc"]
+        assert len(found.micrographs) == 2
         assert found.table.floats("rlnDefocusU").tolist() == [19000, 11000, 18000]  # its own go first
         assert found.table.column("rlnSomethingElse").text().tolist() == [b"x", b"y", b"z"]
         sizes = [found.micrographs.optics_of(i).pixel_size_angstrom for i in found.micrograph_index_i]

@@ -159,15 +159,15 @@ def _from_particles(
     if not len(table):
         raise PosterionError(f"{path}, table data_{table.name}: there are no particles in it")
     x, y = table.floats(_X), table.floats(_Y)
-    names, code_i = table.column(_NAME).strings()
-    used, first, index_i = np.unique(code_i, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    index_i = np.argsort(order)[index_i]
+    values, code_i = table.column(_NAME).strings()
+    names: dict[str, int] = {}  # a table with few particles per micrograph stores a name more than once
+    index_of_code = np.array([names.setdefault(name, len(names)) for name in values], np.int64)
+    used, first, index_i = np.unique(index_of_code[code_i], return_index=True, return_inverse=True)
     if known is None:
         optics = next((t for t in tables if t.name == "optics" and "rlnOpticsGroup" in t.columns), None)
-        micrographs = micrographs_in_table(path, table[first[order]], optics, given)
+        micrographs = micrographs_in_table(path, table[first], optics, given)
         return CoordinateSet(micrographs, table, index_i, x, y)
-    chosen = np.array([_find(known, names[used[i]], path) for i in order], np.int64)[index_i]
+    chosen = np.array([_find(known, list(names)[i], path) for i in used.tolist()], np.int64)[index_i]
     groups = [str(number) for number in range(1, len(known.optics) + 1)]
     changed: dict[str, TextColumn | None] = {
         "rlnOpticsGroup": TextColumn.of_codes(groups, known.optics_index_i[chosen]),
