@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from posterion.compute import Workers
 from posterion.data.particles import Poses
-from posterion.inference import expectation
+from posterion.inference import expectation, gauss_newton
 from posterion.inference.exhaustive import SharedGrid, dense_log_prob
 from posterion.inference.expectation import BatchExpectation, expect_batch
 from posterion.inference.images import ImageBatch, NoiseModel, prepare_images
@@ -22,7 +22,7 @@ from posterion.mapping.reconstruct import HalfSums
 from posterion.physics.ctf import ctf_half_spectrum
 from posterion.physics.fourier import disc
 from posterion.physics.projection import Accumulator, FourierVolume, map_of_transform
-from posterion.physics.rotations import matrices_from_euler
+from posterion.physics.rotations import angular_distance_deg, matrices_from_euler
 from posterion.physics.sampling import shift_lattice
 from posterion.physics.shifts import shift_phases
 from posterion.physics.simulate import noise_free_images
@@ -337,3 +337,135 @@ def test_batch_can_be_split(problem: Any) -> None:
     )
     total = sum(accumulated(p, whole_batch).values for p in parts)
     np.testing.assert_allclose(accumulated(whole, whole_batch).values, total, atol=1e-4 * np.abs(total).max())
+
+
+CLIMBED = 10
+
+
+@pytest.fixture(scope="module")
+def sharp(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Images of some 150 nats each: a degree is seen, and a grid of 2 degrees still resolves it."""
+    options = {"n_particles": CLIMBED, "snr": 0.35, "shift_sd_angstrom": 4.0, "seed": 2}
+    return SMALL["make_problem"](tmp_path_factory.mktemp("climbing"), 32, 6.0, **options)
+
+
+CLIMB = replace(
+    SMALL["one_level_plan"](1, 12, 2.0),
+    levels=(Level(1, 5, 1.0, 0.35), Level(2, 9, 0.5, 0.35), Level(3, 12, 0.5, 0.3)),
+    margin_nats=15.0,
+    max_rotations=200,
+    climb=True,
+)
+CLIMB_LOCALLY = replace(CLIMB, local_radius_deg=10.0)
+ARRAYS = "matrices_i", "shifts_px_i", "log_likelihood_i", "pmax_i", "cross_is", "square_is", "scored_i"
+INSERTED = "insert_matrices", "numerator_mp", "weight_mp"
+
+
+def climb(problem: Any, plan: SearchPlan, volume: FourierVolume | None = None) -> BatchExpectation:
+    """One batch; a local plan starts at the true poses, rounded."""
+    batch = SMALL["unmasked_batch"](problem, plan.radius)
+    volume = volume or FourierVolume.from_map(problem.truth, plan.radius)
+    if plan.local_radius_deg is None:
+        return expect_batch(batch, volume, plan, SharedGrid.of(volume, plan), None)
+    matrices = problem.particles.poses.matrices()
+    return expect_batch(batch, volume, plan, None, (matrices, np.zeros((len(batch), 2))))
+
+
+def require_equal(a: BatchExpectation, b: BatchExpectation, rows: NDArray[np.intp] | None = None) -> None:
+    for name in ARRAYS:
+        expected = getattr(b, name) if rows is None else getattr(b, name)[rows]
+        np.testing.assert_array_equal(getattr(a, name), expected)
+
+
+def test_climbing_agrees_with_a_grid_that_resolves_the_posterior(sharp: Any) -> None:
+    """Evidence to 0.4 nats, poses to half a degree and a tenth of a pixel, sums to 3 %."""
+    fine = (*CLIMB.levels, Level(4, 12, 0.25, 0.1), Level(5, 12, 0.25))
+    grid = climb(sharp, replace(CLIMB, levels=fine, climb=False))
+    found = climb(sharp, CLIMB)
+    assert found.gaussian == CLIMBED
+    assert found.diverged == grid.gaussian == 0
+    assert np.median(found.effective_orientations_i) < np.median(grid.effective_orientations_i)
+    same = angular_distance_deg(found.matrices_i, grid.matrices_i) < 20
+    assert same.sum() >= CLIMBED - 1, "two poses may be almost equally good"
+    assert np.median(np.abs(found.log_likelihood_i - grid.log_likelihood_i)) < 0.4
+    assert (found.log_likelihood_i - grid.log_likelihood_i)[same].mean() == pytest.approx(0, abs=0.4)
+    assert np.median(angular_distance_deg(found.matrices_i, grid.matrices_i)) < 0.5
+    assert np.median(np.hypot(*(found.shifts_px_i - grid.shifts_px_i).T)) < 0.1
+    for name in ("cross_is", "square_is"):
+        a, b = getattr(found, name)[same].sum(axis=0), getattr(grid, name)[same].sum(axis=0)
+        np.testing.assert_allclose(a, b, rtol=0.03, atol=0.01 * b.max())
+    batch = SMALL["unmasked_batch"](sharp, 12)
+    with Workers(1) as workers:
+        sums = [HalfSums.from_accumulator(accumulated(part, batch), "C1", workers) for part in (found, grid)]
+    ours, theirs = (s.solve(s.shell_weight()) for s in sums)
+    agreements = [np.corrcoef(map_.ravel(), sharp.truth.ravel())[0, 1] for map_ in (ours, theirs)]
+    assert agreements[0] > agreements[1] - 0.01, agreements
+    assert agreements[1] > 0.3, agreements
+
+
+@pytest.mark.parametrize("plan", [CLIMB, CLIMB_LOCALLY], ids=["global", "local"])
+def test_images_of_few_nats_keep_their_grid(sharp: Any, plan: SearchPlan) -> None:
+    """The same bits as without climbing; a weak image among strong ones is one of few nats."""
+    weak = sharp._replace(images=sharp.images.copy())
+    weak.images[4] = np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32)
+    found, grid = climb(weak, plan), climb(weak, replace(plan, climb=False))
+    assert found.gaussian == CLIMBED - 1
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(found, name)[4], getattr(grid, name)[4])
+    assert found.scored_i.sum() != grid.scored_i.sum()
+    dim = FourierVolume.from_map(0.1 * sharp.truth, 12)
+    none, without = (climb(sharp, p, dim) for p in (plan, replace(plan, climb=False)))
+    assert none.gaussian == none.diverged == 0
+    require_equal(none, without)
+    for name in INSERTED:
+        np.testing.assert_array_equal(getattr(none, name), getattr(without, name))
+
+
+@pytest.mark.parametrize("plan", [CLIMB, CLIMB_LOCALLY], ids=["global", "local"])
+def test_an_optimiser_that_finds_no_peak_leaves_the_grid_and_is_counted(
+    sharp: Any, plan: SearchPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gauss_newton, "_MOST_STEPS", 0)
+    found = climb(sharp, plan)
+    assert found.diverged == CLIMBED
+    assert found.gaussian == 0
+    grid = climb(sharp, replace(plan, climb=False))
+    require_equal(found, grid)
+    for name in INSERTED:
+        np.testing.assert_array_equal(getattr(found, name), getattr(grid, name))
+
+
+@pytest.mark.parametrize("plan", [CLIMB, CLIMB_LOCALLY], ids=["global", "local"])
+def test_nan_never_reaches_the_sums_of_those_who_climb(sharp: Any, plan: SearchPlan) -> None:
+    images = sharp.images.copy()
+    images[0, 3, 4], images[7] = np.nan, 2.0
+    good = np.setdiff1d(np.arange(CLIMBED), [0, 7])
+    found = climb(sharp._replace(images=images), plan)
+    np.testing.assert_array_equal(found.index_i, good)
+    assert found.gaussian == len(good)
+    for name in (*ARRAYS, *INSERTED):
+        assert np.isfinite(getattr(found, name)).all()
+    rest = sharp._replace(particles=sharp.particles[good], images=images[good])
+    alone = climb(rest, plan)
+    np.testing.assert_allclose(found.log_likelihood_i, alone.log_likelihood_i, rtol=1e-6)
+    np.testing.assert_allclose(found.numerator_mp, alone.numerator_mp, rtol=1e-4, atol=1e-5)
+
+
+def test_climbing_gives_the_same_bits_in_any_batches_and_threads(sharp: Any) -> None:
+    """Each image from its last pose; batches of one, of four, or all, on one thread or three."""
+    whole = climb(sharp, CLIMB_LOCALLY)
+    assert whole.gaussian == CLIMBED
+
+    def part(rows: NDArray[np.intp]) -> BatchExpectation:
+        chosen = sharp._replace(particles=sharp.particles[rows], images=sharp.images[rows])
+        return climb(chosen, CLIMB_LOCALLY)
+
+    for size, threads in ((1, 3), (4, 1), (4, 3)):
+        rows = [np.arange(start, min(start + size, CLIMBED)) for start in range(0, CLIMBED, size)]
+        with Workers(threads) as workers:
+            parts = list(workers.map_ordered(part, rows))
+        for own, chosen in zip(parts, rows, strict=True):
+            require_equal(own, whole, chosen)
+        for name in INSERTED:
+            joined = np.concatenate([getattr(own, name) for own in parts])
+            np.testing.assert_array_equal(joined, getattr(whole, name))
