@@ -228,7 +228,7 @@ def _climb(
     peaks = peaks_of_batch(batch, levels, volume, plan, starts.poses(usable))
     image_k = peaks.poses.image_k
     best = peaks[np.flatnonzero(np.diff(image_k, prepend=-1))]
-    described = best.poses.image_k[well_determined(best)]
+    described = best.poses.image_k[well_determined(best, plan.radius)]
     posteriors = gaussian_posteriors(peaks[np.isin(image_k, described)], plan, batch.pixels.radius)
     return _Found(
         posteriors=dict(zip(described.tolist(), posteriors, strict=True)),

@@ -27,9 +27,9 @@ from posterion.physics.symmetry import point_group_operators
 
 __all__ = ["GaussianPosterior", "damping", "gaussian_posteriors", "well_determined"]
 
-_LEAST_NATS = 40.0
+_LEAST_NATS, _WIDEST_PX = 30.0, 0.7
 _LEAST_WEIGHT = 1e-3
-_NOTICEABLE_PX = 0.4
+_NOTICEABLE_PX = 0.25
 _NOTICEABLE_DAMPING = 0.01
 
 
@@ -63,12 +63,21 @@ class GaussianPosterior:
     shift_px: NDArray[np.float64]
 
 
-def well_determined(peaks: Peaks) -> NDArray[np.bool_]:
-    """Tell which peaks a Gaussian describes: converged, and explaining the image by 40 nats or more.
+def well_determined(peaks: Peaks, radius: int) -> NDArray[np.bool_]:
+    """Tell which peaks a Gaussian describes: converged, with 30 nats, and narrower than 0.7 Fourier pixels.
 
-    Below about 30 nats the width of the posterior is wrong by a fifth and more (docs/log.md).
+    Width is the largest standard deviation of an angle times the radius: how far the slice's edge moves. What
+    an image says about being a particle at all is not in it: a hollow sphere may explain it by 60 nats in any
+    orientation. Wider peaks are neither Gaussian nor alone (docs/log.md); such an image keeps its grid.
+
+    Parameters
+    ----------
+    peaks : of any images
+    radius : highest shell that was compared, Fourier pixels
     """
-    return peaks.converged_k & (peaks.nats_k >= _LEAST_NATS)
+    covariance_kab = np.linalg.inv(peaks.normal_kab)[:, :3, :3]
+    widest_k = np.sqrt(np.linalg.eigvalsh(covariance_kab)[:, -1]) * radius
+    return peaks.converged_k & (peaks.nats_k >= _LEAST_NATS) & (widest_k < _WIDEST_PX)
 
 
 def gaussian_posteriors(peaks: Peaks, plan: SearchPlan, radius: int) -> list[GaussianPosterior]:

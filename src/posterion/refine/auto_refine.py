@@ -23,7 +23,7 @@ from posterion.refine.state import IterationInfo, ParticleEstimates, RefinementS
 
 __all__ = ["MapSet", "init", "step"]
 
-_MAP_MARGIN_SHELLS = 20
+_MAP_MARGIN_SHELLS, _CAUTIOUS_MARGIN_SHELLS, _KNOWN_SHARE = 20, 10, 0.01
 _COMPARE_MARGIN_SHELLS = 4
 _FSC_LIMIT = 0.143
 _SHARP_POSTERIOR = 2.5
@@ -112,7 +112,10 @@ def step(
     """
     start = time.perf_counter()
     nyquist = (context.box - 1) // 2
-    radius = nyquist if final else min(state.resolution_shell + _MAP_MARGIN_SHELLS, nyquist)
+    # Where poses are hardly known halves agree on their average over orientations: no reason to hurry.
+    known = state.search.support_share < _KNOWN_SHARE
+    margin = _MAP_MARGIN_SHELLS if known else _CAUTIOUS_MARGIN_SHELLS
+    radius = nyquist if final else min(state.resolution_shell + margin, nyquist)
     plan = make_plan(context, state, min(state.resolution_shell + _COMPARE_MARGIN_SHELLS, radius))
     sums = ExpectationSums(context, state, plan, radius)
     for half in (0, 1):

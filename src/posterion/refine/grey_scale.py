@@ -16,7 +16,7 @@ from posterion.refine.state import ParticleEstimates, RefinementState
 __all__ = ["background_sigma2", "fit_grey_scale"]
 
 _NOISE_IMAGES = 1000
-_SCALE_IMAGES = 200
+_SCALE_IMAGES = 100
 _EM_ROUNDS = 3
 _CLEAR_ERRORS = 5.0
 
