@@ -96,7 +96,8 @@ for _ in range(10):
 
 objective = np.array(log_likelihood) + np.array(log_prior)
 gains = ", ".join(f"{gain:.1f}" for gain in np.diff(objective))
-print("gain of L + log-prior in each iteration, nats:", gains)
+print("gain of L + log-prior in each iteration, nats:")
+print(gains)
 print("never lower:", bool((np.diff(objective) > 0).all()))
 
 # %%
@@ -104,7 +105,7 @@ print("never lower:", bool((np.diff(objective) > 0).all()))
 # -------------
 #
 # The likelihood rises steeply at first, then hardly any more, and never falls. At the start every image is
-# compatible with hundreds of orientations, because nothing but a blurred blob is there to be compared with;
+# compatible with dozens of orientations, because nothing but a blurred blob is there to be compared with;
 # as the map gains detail the posteriors narrow, which sharpens the map. That the height grows says nothing
 # about whether the summit is the right one: the algorithm climbs to the nearest maximum, and the starting map
 # decides which that is.

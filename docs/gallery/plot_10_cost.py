@@ -15,7 +15,7 @@ resolution asks for. Counting one multiplication and addition as an operation, b
    \text{3D reconstruction} & \quad \pi n^4 + N n^2
    \end{aligned}
 
-operations: that is, for :math:`N = 10^5`, :math:`n = 128`, :math:`t = 7`:
+operations. For :math:`N = 10^5`, :math:`n = 128`, :math:`t = 7`:
 """
 
 import matplotlib.pyplot as plt
