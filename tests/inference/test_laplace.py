@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from scipy.special import logsumexp
 
+from posterion.inference import laplace
 from posterion.inference.adaptive import LevelImages
 from posterion.inference.gauss_newton import Peaks, PoseList, climb
 from posterion.inference.laplace import GaussianPosterior, damping, gaussian_posteriors, well_determined
@@ -157,7 +158,7 @@ def test_axes_along_which_nothing_moves_have_no_points(peaks: Peaks) -> None:
     assert (np.diff(counts) >= 0).all()
     covariance = np.linalg.inv(peaks.normal_kab[0])[:3, :3]
     deviation = np.sqrt(np.linalg.eigvalsh(covariance))
-    between = 0.4 / np.sqrt(3) / np.sqrt(deviation[1] * deviation[2])
+    between = laplace._NOTICEABLE_PX / np.sqrt(3) / np.sqrt(deviation[1] * deviation[2])
     radius = int(np.ceil(between))
     found = gaussian_posteriors(peaks[np.array([0])], PLAN, radius)[0]
     turns = Rotation.from_matrix(found.matrices @ peaks.poses.matrices[0].T).as_rotvec()
@@ -269,11 +270,36 @@ def test_pmax_and_effective_orientations_are_those_of_a_grid(peaks: Peaks) -> No
     assert both.pmax == pytest.approx(0.5 * found.pmax)
 
 
-def test_gaussians_describe_converged_peaks_of_forty_nats(peaks: Peaks) -> None:
-    rows = np.zeros(4, int)
-    four = replace(
+def test_gaussians_describe_converged_narrow_peaks_of_thirty_nats(peaks: Peaks) -> None:
+    """Narrow: one deviation of the widest angle moves the slice's edge by less than 0.7 Fourier pixels."""
+    rows = np.zeros(5, int)
+    widest = np.sqrt(np.linalg.eigvalsh(np.linalg.inv(peaks.normal_kab[0])[:3, :3])[-1])
+    factor = (widest * RADIUS / 0.7) ** 2 * np.array([1.02, 1.02, 1.02, 1.02, 0.98])
+    five = replace(
         peaks[rows],
-        nats_k=np.array([40.0, 39.9, 400.0, 400.0]),
-        converged_k=np.array([True, True, True, False]),
+        nats_k=np.array([30.0, 29.9, 400.0, 400.0, 400.0]),
+        converged_k=np.array([True, True, True, False, True]),
+        normal_kab=peaks.normal_kab[rows] * factor[:, None, None],
     )
-    assert well_determined(four).tolist() == [True, False, True, False]
+    assert well_determined(five, RADIUS).tolist() == [True, False, True, False, False]
+
+
+def test_an_image_without_signal_is_not_determined(peaks: Peaks) -> None:
+    """Its normal matrix has no inverse; nothing is said and nothing fails."""
+    nothing = replace(peaks, normal_kab=0 * peaks.normal_kab, nats_k=0 * peaks.nats_k)
+    assert not well_determined(nothing, RADIUS).any()
+
+
+def test_a_ball_determines_no_pose(problem: Any) -> None:
+    """It explains an image of itself by hundreds of nats in any orientation."""
+    axis = np.arange(BOX) - BOX // 2
+    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
+    ball = (np.exp(-(x**2 + y**2 + z**2) / (2 * 4.0**2)) * 2.0).astype(np.float32)
+    volume, which = FourierVolume.from_map(ball, RADIUS), np.zeros(IMAGES, int)
+    clean = noise_free_images([volume], which, problem.particles, problem.everyone)
+    batch = SMALL["unmasked_batch"](problem._replace(images=clean.astype(np.float32)), RADIUS)
+    matrices = problem.particles.poses.matrices()
+    start = PoseList(np.arange(IMAGES, dtype=np.int32), matrices, np.zeros((IMAGES, 2)))
+    found = climb(LevelImages.of(batch, RADIUS), batch.shift0_px, volume, PLAN.prior, start)
+    assert (found.nats_k > 100).all()
+    assert not well_determined(found, RADIUS).any()

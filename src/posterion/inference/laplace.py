@@ -75,9 +75,11 @@ def well_determined(peaks: Peaks, radius: int) -> NDArray[np.bool_]:
     peaks : of any images
     radius : highest shell that was compared, Fourier pixels
     """
-    covariance_kab = np.linalg.inv(peaks.normal_kab)[:, :3, :3]
-    widest_k = np.sqrt(np.linalg.eigvalsh(covariance_kab)[:, -1]) * radius
-    return peaks.converged_k & (peaks.nats_k >= _LEAST_NATS) & (widest_k < _WIDEST_PX)
+    determined_k = peaks.converged_k & (peaks.nats_k >= _LEAST_NATS)
+    # Only of these: without a signal the normal matrix has no inverse.
+    covariance_kab = np.linalg.inv(peaks.normal_kab[determined_k])[:, :3, :3]
+    determined_k[determined_k] = np.sqrt(np.linalg.eigvalsh(covariance_kab)[:, -1]) * radius < _WIDEST_PX
+    return determined_k
 
 
 def gaussian_posteriors(peaks: Peaks, plan: SearchPlan, radius: int) -> list[GaussianPosterior]:
