@@ -1,13 +1,18 @@
 """Sums over a whole set: noise and intensity groups, and groups of which nothing was seen."""
 
+import importlib
+import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import posterion
 from posterion.compute import Workers
+from posterion.inference.expectation import BatchExpectation
+from posterion.inference.images import ImageBatch
 from posterion.mapping.masks import low_pass
 from posterion.physics.fourier import disc
 from posterion.refine.auto_refine import init
@@ -151,3 +156,29 @@ def test_correlations_have_no_bound(inputs: Inputs, state: RefinementState) -> N
         assert make_plan(context, state, 5).search == "adaptive"
         bounded = make_plan(replace(context, config=replace(chosen, method="em")), state, 5)
     assert (bounded.search, bounded.climb) == ("branch-and-bound", False)
+
+
+def test_batches_that_memory_is_too_small_for_are_halved(
+    inputs: Inputs, state: RefinementState, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Five images at most fit: the same estimates, a line in the log; one that does not fit ends the run."""
+    module = importlib.import_module("posterion.refine.expectation_step")
+    whole = sums_of(inputs, state)
+    original, limit = module.expect_batch, 5
+
+    def small_memory(batch: ImageBatch, *others: Any) -> BatchExpectation:
+        if len(batch) > limit:
+            raise MemoryError
+        return original(batch, *others)
+
+    monkeypatch.setattr(module, "expect_batch", small_memory)
+    with caplog.at_level(logging.WARNING, logger="posterion"):
+        parts = sums_of(inputs, state)
+    assert "memory is too small for a batch of 16 images: halved" in caplog.text
+    np.testing.assert_allclose(parts.estimates.log_likelihood, whole.estimates.log_likelihood, rtol=1e-5)
+    for mine, theirs in zip(parts.accumulators, whole.accumulators, strict=True):
+        scale = np.abs(theirs.values).max()
+        np.testing.assert_allclose(mine.values, theirs.values, atol=1e-5 * scale)
+    limit = 0
+    with pytest.raises(MemoryError):
+        sums_of(inputs, state)

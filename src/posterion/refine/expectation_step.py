@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ from posterion.refine.schedule import local_radius_deg, search_levels
 from posterion.refine.state import ParticleEstimates, RefineConfig, RefinementState
 
 __all__ = ["ExpectationSums", "expect_half", "make_plan"]
+
+_LOG = logging.getLogger("posterion")
 
 _BATCH_BYTES = 2**26
 _BATCH = 32
@@ -105,17 +108,34 @@ def expect_half(
             batch = _weighted_by_score(context, known, batch)
         return expect_batch(batch, volume, plan, shared, previous, hard, bounds)
 
+    def expect_all(index_i: NDArray[np.int64]) -> list[BatchExpectation]:
+        return _in_what_fits(expect, index_i)
+
     members = np.flatnonzero(context.half_i == half + 1)
     size = _batch_size(plan, shared, state.search.support_share, len(disc(context.box, radius)))
     batches = (members[start : start + size] for start in range(0, len(members), size))
-    for index_i, part in zip(
+    for index_i, parts in zip(
         (members[start : start + size] for start in range(0, len(members), size)),
-        context.workers.map_ordered(expect, batches),
+        context.workers.map_ordered(expect_all, batches),
         strict=True,
     ):
-        yield part
+        yield from parts
         if context.observer is not None:
             context.observer(len(index_i))
+
+
+def _in_what_fits(
+    expect: Callable[[NDArray[np.int64]], BatchExpectation], index_i: NDArray[np.int64]
+) -> list[BatchExpectation]:
+    """Do a batch whole, or where memory is too small for it in halves, and say so."""
+    try:
+        return [expect(index_i)]
+    except MemoryError:
+        if len(index_i) == 1:
+            raise
+        _LOG.warning("memory is too small for a batch of %d images: halved", len(index_i))
+    middle = len(index_i) // 2
+    return _in_what_fits(expect, index_i[:middle]) + _in_what_fits(expect, index_i[middle:])
 
 
 def _weighted_by_score(context: RefineContext, known: ParticleEstimates, batch: ImageBatch) -> ImageBatch:
