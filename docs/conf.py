@@ -21,6 +21,7 @@ extensions = [
 ]
 exclude_patterns = ["_build", "gallery", "**/sg_execution_times.rst"]
 default_role = "py:obj"
+highlight_language = "text"  # of blocks that name no language
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
