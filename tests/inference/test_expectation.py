@@ -469,3 +469,19 @@ def test_climbing_gives_the_same_bits_in_any_batches_and_threads(sharp: Any) -> 
         for name in INSERTED:
             joined = np.concatenate([getattr(own, name) for own in parts])
             np.testing.assert_array_equal(joined, getattr(whole, name))
+
+
+def test_poses_climb_from_the_last_ones_whatever_the_images_have_been_moved_by(sharp: Any) -> None:
+    """Offsets are total ones: images moved by whole pixels beforehand end at the same poses."""
+    poses = sharp.particles.poses
+    shifts_px = np.stack([poses.shift_x_angstrom_i, poses.shift_y_angstrom_i], -1) / 6.0
+    volume = FourierVolume.from_map(sharp.truth, 12)
+    found = []
+    for shift0_px in (np.zeros_like(shifts_px), np.rint(shifts_px) + 2.0):
+        batch = SMALL["unmasked_batch"](sharp, 12, shift0_px)
+        found.append(expect_batch(batch, volume, CLIMB_LOCALLY, None, (poses.matrices(), shifts_px)))
+    assert all(part.gaussian == CLIMBED for part in found)
+    np.testing.assert_allclose(found[0].shifts_px_i, found[1].shifts_px_i, atol=2e-3)
+    np.testing.assert_allclose(found[0].matrices_i, found[1].matrices_i, atol=2e-3)
+    np.testing.assert_allclose(found[0].log_likelihood_i, found[1].log_likelihood_i, atol=0.05)
+    assert found[1].scored_i.max() < 40
