@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from posterion.inference import multi_start
 from posterion.inference.adaptive import LevelImages
 from posterion.inference.exhaustive import SharedGrid, dense_log_prob
 from posterion.inference.gauss_newton import Peaks, PoseList
@@ -160,3 +161,16 @@ def test_a_two_fold_map_has_two_peaks_without_its_symmetry_and_one_with_it(two_f
     assert np.mean(shares) == pytest.approx(0.5, abs=0.12)
     evidence = [[p.log_evidence for p in ps] for ps in (apart_posteriors, joint_posteriors)]
     assert np.mean(np.diff(evidence, axis=0)) == pytest.approx(0, abs=0.15)
+
+
+def test_distance_is_measured_in_the_frame_of_the_image(problem: Any) -> None:
+    """A peak that is a hundred times as wide about the image's x: turned about it a pose is the same peak."""
+    peaks = climbed(problem, PLAN)[np.array([0, 0, 0])]
+    best = Rotation.from_rotvec([0.7, -0.4, 1.1]).as_matrix()
+    turns = Rotation.from_rotvec(np.array([[0, 0, 0], [0.05, 0, 0], [0, 0.05, 0]])).as_matrix()
+    poses = replace(peaks.poses, matrices=turns @ best, shifts_px=np.zeros((3, 2)))
+    normal = np.diag([1e2, 1e6, 1e6, 1.0, 1.0])
+    peaks = replace(
+        peaks, poses=poses, normal_kab=np.tile(normal, (3, 1, 1)), log_prob_k=np.array([3.0, 2.0, 1.0])
+    )
+    assert multi_start._different(peaks, 15.0, np.eye(3)[None]).tolist() == [0, 2]
