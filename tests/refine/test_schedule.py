@@ -59,7 +59,9 @@ def test_the_last_grid_is_as_fine_as_is_asked_and_no_finer(problem: dict) -> Non
     geometry = problem["box"], problem["diameter_px"]
     wanted = problem["search"].fineness * problem["radius"]
     last = search_levels(**problem)[-1].order
-    assert last == 8 or band_of_order(last, *geometry) >= wanted
+    covered = problem["search"].support_share * 72 * 8 ** (last + 1) / problem["group_order"]
+    too_broad = last >= 3 and covered > 300
+    assert last == 8 or band_of_order(last, *geometry) >= wanted or too_broad
     assert last == 1 or band_of_order(last - 1, *geometry) < wanted
 
 
@@ -110,3 +112,10 @@ def test_small_cells_compare_half_the_band_from_a_finer_grid() -> None:
     assert [level.order for level in small] == [3, 4, 5]
     bands = {level.order: level.radius for level in usual}
     assert [level.radius for level in small] == [bands[3] // 2, 21, 40]
+
+
+def test_broad_posteriors_get_no_finer_cells_than_they_cover() -> None:
+    """A tenth of all orientations: 7.5 degrees are fine enough, whatever the band asks for."""
+    geometry = {"radius": 60, "box": 128, "diameter_px": 100, "shift_range_px": 3.0, "group_order": 1}
+    assert search_levels(search=SearchState(support_share=0.1), **geometry)[-1].order == 3
+    assert search_levels(search=SearchState(support_share=1e-6), **geometry)[-1].order == 5

@@ -29,8 +29,9 @@ _FSC_LIMIT = 0.143
 _SHARP_POSTERIOR = 2.5
 _BROAD_POSTERIOR, _WORTH_REFINING = 200.0, 50.0
 _COARSEST, _FINE_ENOUGH, _FINEST = 0.5, 4.0, 16.0
-_GRIDS_UNCHANGED, _PEAKS_UNCHANGED = 0.008, 0.002
+_GRIDS_UNCHANGED, _PEAKS_UNCHANGED = 0.02, 0.002
 _MOSTLY, _SETTLED_DEG = 0.5, 1.0
+_NOTHING_KNOWN, _BEST_ONLY_ITERATIONS, _LOCAL_HOLDS = 0.3, 3, 30.0
 _BLOCK = 2**14
 
 
@@ -93,7 +94,9 @@ def init(context: RefineContext, reference: NDArray[np.float32]) -> tuple[Refine
         replace(
             state,
             half_maps=state.half_maps * np.float32(factor),
-            search=replace(state.search, support_share=support_share),
+            search=replace(
+                state.search, support_share=support_share, best_only=support_share > _NOTHING_KNOWN
+            ),
         ),
         factor,
     )
@@ -187,7 +190,10 @@ def _next_state(
 
 def _decide(measured: RefinementState, old: RefinementState, info: IterationInfo) -> RefinementState:
     """Decide what comes next, from what was measured: where to search, how finely, or that it is the end."""
-    search = replace(measured.search, support_share=info.support_share)
+    best_only = measured.search.best_only and measured.iteration < _BEST_ONLY_ITERATIONS
+    search = replace(measured.search, support_share=info.support_share, best_only=best_only)
+    if measured.search.best_only:
+        return replace(measured, stalled=0, search=search)
     peaks = info.gaussian_share > _MOSTLY
     unchanged = _PEAKS_UNCHANGED if peaks else _GRIDS_UNCHANGED
     improving = measured.best_shell > old.best_shell or info.map_change > unchanged
@@ -216,8 +222,8 @@ def _decide_on_grids(
 ) -> RefinementState:
     """Posteriors are grids: refined while posteriors are narrower than its cells, coarser where very broad.
 
-    When neither the resolution rises nor the map changes, the search becomes local, then finer, and then
-    has converged.
+    When neither the resolution rises nor the map changes by more than a turn of the grid does, the search
+    becomes local, then finer, and then has converged; too broad for a local one, it converges at once.
     """
     search = measured.search
     if info.effective_orientations < _SHARP_POSTERIOR and search.fineness < _FINEST:
@@ -226,9 +232,9 @@ def _decide_on_grids(
         return replace(measured, stalled=0, search=replace(search, fineness=search.fineness / 2))
     if improving:
         return replace(measured, stalled=0)
-    if not search.local:
+    if not search.local and info.effective_orientations < _LOCAL_HOLDS:
         return replace(measured, stalled=0, search=replace(search, local=True))
-    if search.fineness < _FINE_ENOUGH and info.effective_orientations < _WORTH_REFINING:
+    if search.local and search.fineness < _FINE_ENOUGH and info.effective_orientations < _WORTH_REFINING:
         return replace(measured, stalled=0, search=replace(search, fineness=2 * search.fineness))
     stalled = old.stalled + 1
     return replace(measured, stalled=stalled, converged=stalled >= 2)

@@ -23,7 +23,7 @@ from posterion.physics.sampling import shift_lattice
 from posterion.physics.symmetry import point_group_operators
 from posterion.refine.context import RefineContext
 from posterion.refine.schedule import local_radius_deg, search_levels
-from posterion.refine.state import ParticleEstimates, RefineConfig, RefinementState
+from posterion.refine.state import ParticleEstimates, RefinementState
 
 __all__ = ["ExpectationSums", "expect_half", "make_plan"]
 
@@ -41,7 +41,8 @@ _LATER_SHIFT_RANGE_PX = 2.5
 def make_plan(context: RefineContext, state: RefinementState, compare_radius: int) -> SearchPlan:
     """Decide how an iteration searches: levels, ranges, prior, and a random turn of the grid."""
     config = context.config
-    search = _search_of(config)
+    method = method_now(context, state)
+    search = _search_of(config.search, method)
     range_px = (
         config.shift_range_angstrom / context.pixel_size if state.iteration == 0 else _LATER_SHIFT_RANGE_PX
     )
@@ -64,17 +65,22 @@ def make_plan(context: RefineContext, state: RefinementState, compare_radius: in
         point_group=config.point_group,
         grid_offset=turn.as_matrix(),
         prior=PosePrior(state.log_direction_d, state.offset_sigma_px),
-        score=gaussian_log_prob if config.method == "em" else profile_log_prob,
-        climb=config.method == "em" and config.search == "auto",
+        score=gaussian_log_prob if method == "em" else profile_log_prob,
+        climb=method == "em" and config.search == "auto",
         local_radius_deg=local_radius_deg(levels) if state.search.local else None,
         search=search,
     )
 
 
-def _search_of(config: RefineConfig) -> str:
+def method_now(context: RefineContext, state: RefinementState) -> str:
+    """Tell the method of this iteration: best poses where the schedule asks for them, else the option."""
+    return "projection-matching" if state.search.best_only else context.config.method
+
+
+def _search_of(search: str, method: str) -> str:
     """Which rule prunes; correlations, by which the grey scale is fitted, have no bound."""
-    no_bound = config.search == "branch-and-bound" and config.method != "em"
-    return "adaptive" if no_bound or config.search == "auto" else config.search
+    no_bound = search == "branch-and-bound" and method != "em"
+    return "adaptive" if no_bound or search == "auto" else search
 
 
 def expect_half(
@@ -94,7 +100,7 @@ def expect_half(
     shared = None if state.search.local or complete else SharedGrid.of(volume, plan)
     bounds = BranchAndBound.of(volume, plan) if plan.search == "branch-and-bound" else None
     noise = NoiseModel(state.sigma2_gs, context.noise_group_i, state.scale_g, context.scale_group_i)
-    hard = context.config.method == "projection-matching"
+    hard = method_now(context, state) == "projection-matching"
     known = state.particles
 
     def expect(index_i: NDArray[np.int64]) -> BatchExpectation:

@@ -17,6 +17,7 @@ _LOCAL_ORDER = 4
 _FINEST_ORDER = 8
 _SHIFT_FACTOR = 3.0
 _LOCAL_STEPS = 2.0
+_WHERE_BREADTH_COUNTS, _MOST_COVERED = 3, 300.0
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,13 @@ class SearchState:
     fineness : the last level's grid of rotations resolves ``fineness`` times the band that is compared
     local : search around the previous poses
     support_share : mean effective number of rotations of a posterior over the number of cells of its grid
+    best_only : take each image's best pose, as projection matching does, instead of its posterior
     """
 
     fineness: float = 1.0
     local: bool = False
     support_share: float = 0.0
+    best_only: bool = False
 
 
 def local_radius_deg(levels: tuple[Level, ...]) -> float:
@@ -68,6 +71,9 @@ def search_levels(
     last = 1
     while last < _FINEST_ORDER and band_of_order(last, box, diameter_px) < search.fineness * radius:
         last += 1
+    # A posterior that covers hundreds of cells gains nothing from smaller ones.
+    while last > _WHERE_BREADTH_COUNTS and search.support_share * 72 * 8**last / group_order > _MOST_COVERED:
+        last -= 1
     cells = (8 if small_cells else 1) * _DENSE_CELLS
     shared = _shared_order(radius, last, search, group_order, cells)
     first = min(last, max(_LOCAL_ORDER, last - 2) if search.local else shared)
