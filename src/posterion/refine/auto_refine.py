@@ -29,9 +29,9 @@ _FSC_LIMIT = 0.143
 _SHARP_POSTERIOR = 2.5
 _BROAD_POSTERIOR, _WORTH_REFINING = 200.0, 50.0
 _COARSEST, _FINE_ENOUGH, _FINEST = 0.5, 4.0, 16.0
-_GRIDS_UNCHANGED, _PEAKS_UNCHANGED = 0.012, 0.002
+_GRIDS_UNCHANGED, _PEAKS_UNCHANGED = 0.02, 0.002
 _MOSTLY, _SETTLED_DEG = 0.5, 1.0
-_NOTHING_KNOWN, _BEST_ONLY_ITERATIONS, _LOCAL_HOLDS = 0.3, 3, 30.0
+_NOTHING_KNOWN, _BEST_ONLY_ITERATIONS = 0.3, 3
 _BLOCK = 2**14
 
 
@@ -223,7 +223,7 @@ def _decide_on_grids(
     """Posteriors are grids: refined while posteriors are narrower than its cells, coarser where very broad.
 
     When neither the resolution rises nor the map changes by more than a turn of the grid does, the search
-    becomes local, then finer, and then has converged; too broad for a local one, it converges at once.
+    becomes local, then finer, and then has converged.
     """
     search = measured.search
     if info.effective_orientations < _SHARP_POSTERIOR and search.fineness < _FINEST:
@@ -232,9 +232,9 @@ def _decide_on_grids(
         return replace(measured, stalled=0, search=replace(search, fineness=search.fineness / 2))
     if improving:
         return replace(measured, stalled=0)
-    if not search.local and info.effective_orientations < _LOCAL_HOLDS:
+    if not search.local:
         return replace(measured, stalled=0, search=replace(search, local=True))
-    if search.local and search.fineness < _FINE_ENOUGH and info.effective_orientations < _WORTH_REFINING:
+    if search.fineness < _FINE_ENOUGH and info.effective_orientations < _WORTH_REFINING:
         return replace(measured, stalled=0, search=replace(search, fineness=2 * search.fineness))
     stalled = old.stalled + 1
     return replace(measured, stalled=stalled, converged=stalled >= 2)
