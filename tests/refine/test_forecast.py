@@ -35,14 +35,14 @@ def test_it_grows_with_what_costs() -> None:
 
 
 def test_stages_add_up() -> None:
-    """One first iteration, four everywhere, four local; 200 images are searched five times for the scale."""
-    assert cpu_seconds(1000, iteration=1.0) == pytest.approx(9)
-    assert cpu_seconds(1000, local=0.5) == pytest.approx(2000)
-    assert cpu_seconds(1000, everywhere=0.5) == pytest.approx(2000)
-    assert cpu_seconds(1000, insert=0.5) == pytest.approx(4500)
-    assert cpu_seconds(1000, first=0.5) == pytest.approx(500 + 5 * 200 * 0.5)
-    assert cpu_seconds(100, first=0.5) == pytest.approx(50 + 5 * 100 * 0.5)
-    assert cpu_seconds(1000, prepare=0.5) == pytest.approx(4500 + 5 * 200 * 0.5)
+    """One first iteration, three everywhere, three local; 100 images are searched five times for the scale."""
+    assert cpu_seconds(1000, iteration=1.0) == pytest.approx(7)
+    assert cpu_seconds(1000, local=0.5) == pytest.approx(1500)
+    assert cpu_seconds(1000, everywhere=0.5) == pytest.approx(1500)
+    assert cpu_seconds(1000, insert=0.5) == pytest.approx(3500)
+    assert cpu_seconds(1000, first=0.5) == pytest.approx(500 + 5 * 100 * 0.5)
+    assert cpu_seconds(50, first=0.5) == pytest.approx(25 + 5 * 50 * 0.5)
+    assert cpu_seconds(1000, prepare=0.5) == pytest.approx(3500 + 5 * 100 * 0.5)
 
 
 def test_fewer_iterations_leave_the_last_out() -> None:

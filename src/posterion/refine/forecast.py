@@ -24,7 +24,7 @@ _BYTES_PER_VOXEL = 550.0  # both halves' sums, their solve and transform, at the
 _START_SECONDS = 4.0
 _SPEEDUP = 0.9  # exponent: wall time falls as threads**0.9
 _FILES = 5
-_SCALE_IMAGES, _SCALE_STEPS = 200, 5  # what fitting the reference's grey scale searches
+_SCALE_IMAGES, _SCALE_STEPS = 100, 5  # what fitting the reference's grey scale searches
 _TYPICAL_BOX = 128
 
 
@@ -33,8 +33,8 @@ class IterationNumbers:
     """How many iterations of each kind a run has: the first, other global ones, local ones."""
 
     first: int = 1
-    everywhere: int = 4
-    local: int = 4
+    everywhere: int = 3
+    local: int = 3
 
     @property
     def total(self) -> int:
@@ -75,7 +75,9 @@ class StageCosts:
 
 
 # On a core of 2.5 GHz with AVX2, box 128, no symmetry: `posterion bench` prints the same for any machine.
-_TYPICAL = StageCosts(prepare=0.003, first=0.03, everywhere=0.03, local=0.02, insert=0.002, iteration=2.9)
+_TYPICAL = StageCosts(
+    prepare=0.0006, first=0.0025, everywhere=0.003, local=0.0015, insert=0.0008, iteration=1.0
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class Forecast:
     Attributes
     ----------
     memory_bytes : peak of resident memory, reached in the last iteration, which uses all frequencies
-    seconds : wall time of the whole run; good to a factor of two
+    seconds : wall time of the whole run; good to a factor of two where posteriors become sharp, several times
+        too short where they stay broad
     disk_bytes : of all files, the state between iterations among them
     cpu_seconds : CPU time of the whole run, all threads together
     """
