@@ -20,7 +20,8 @@ __all__ = [
 _BASE_BYTES = 320e6  # the interpreter, its libraries and compiled kernels
 _BYTES_PER_THREAD = 120e6  # a batch of images with its scores
 _BYTES_PER_PARTICLE = 200.0  # columns, and estimates twice; see docs/refine.md
-_BYTES_PER_VOXEL = 550.0  # both halves' sums, their solve and transform, at the last iteration's full radius
+_BYTES_PER_VOXEL = 220.0  # both halves' sums and one's transform, at the last iteration's full radius
+_BYTES_PER_VOXEL_SYMMETRIC = 130.0  # more, where sums are rotated onto each other
 _START_SECONDS = 4.0
 _SPEEDUP = 0.9  # exponent: wall time falls as threads**0.9
 _FILES = 5
@@ -140,7 +141,8 @@ def forecast(
     """
     voxels = float(box_px) ** 3
     memory = _BASE_BYTES + threads * _BYTES_PER_THREAD + n_particles * _BYTES_PER_PARTICLE
-    memory += voxels * _BYTES_PER_VOXEL
+    symmetric = len(point_group_operators(config.point_group)) > 1
+    memory += voxels * (_BYTES_PER_VOXEL + symmetric * _BYTES_PER_VOXEL_SYMMETRIC)
     costs = costs or typical_costs(box_px, config.point_group)
     work = _cpu_seconds(n_particles, costs, ITERATIONS.at_most(config.max_iterations))
     disk = (_FILES + 2) * 4 * voxels + 300 * n_particles
