@@ -35,7 +35,7 @@ def test_it_grows_with_what_costs() -> None:
 
 
 def test_stages_add_up() -> None:
-    """One first iteration, three everywhere, three local; 100 images are searched five times for the scale."""
+    """One first iteration, three everywhere, three local; 100 images searched five times for the scale."""
     assert cpu_seconds(1000, iteration=1.0) == pytest.approx(7)
     assert cpu_seconds(1000, local=0.5) == pytest.approx(1500)
     assert cpu_seconds(1000, everywhere=0.5) == pytest.approx(1500)
