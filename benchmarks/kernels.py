@@ -21,7 +21,6 @@ from threadpoolctl import threadpool_limits
 from posterion.inference.likelihood import cross_and_norm
 from posterion.kernels import (
     SCORE_TERMS,
-    compare_poses,
     gather_slices,
     scatter_slices,
     score_poses,
@@ -33,7 +32,7 @@ from posterion.physics.sampling import RotationGrid
 
 BOX, PADDING, LINE, SHIFTS, IMAGES = 130, 2, 64, 21, 16
 # Operations a sample: where it lies 18, one trilinear value 21; see kernels/bodies.py.
-OPERATIONS = {"gather": 60, "scatter": 104, "score": 210, "compare": 82, "shift": 12, "unshift": 14}
+OPERATIONS = {"gather": 60, "scatter": 104, "score": 210, "shift": 12, "unshift": 14}
 
 
 @dataclass
@@ -108,12 +107,10 @@ def slice_tasks(radius: int, order: str, count: int) -> list[Task]:
     shifts, terms = rng.normal(0, 2, (count, 2)), np.zeros((count, SCORE_TERMS))
     whole = (0, shape[0])
     scored = volume, centre, axes, shifts, image_r, rows, BOX, whitened, ctf2
-    found = terms[:, :2].copy()
     runs: dict[str, tuple[Callable[[], object], float]] = {
         "gather": (lambda: gather_slices(volume, centre, two, rows, slices), 8),
         "scatter": (lambda: scatter_slices(sums, centre, two, rows, slices, weights, whole), 16),
         "score": (lambda: score_poses(*scored, terms), 8),
-        "compare": (lambda: compare_poses(*scored, found), 8),
     }
     tasks = []
     for kernel, (run, voxel) in runs.items():

@@ -7,19 +7,17 @@
 | `shift_spectrum` | shifts.py | moves one image by many shifts |
 | `sum_unshifted` | shifts.py | the adjoint: moves many spectra back and adds them |
 | `score_poses` | poses.py | log-probability, gradient and normal matrix of poses, fused |
-| `compare_poses` | poses.py | their log-probability alone |
 | `sum_rotated` | cpu.py | sums a numerator and weight over the operators of a point group |
 
 Everything else in the package is array algebra; dense comparisons are matrix products.
 """
 
 from posterion.kernels.cpu import gather_slices, scatter_slices, sum_rotated
-from posterion.kernels.poses import SCORE_TERMS, compare_poses, score_poses
+from posterion.kernels.poses import SCORE_TERMS, score_poses
 from posterion.kernels.shifts import shift_spectrum, sum_unshifted
 
 __all__ = [
     "SCORE_TERMS",
-    "compare_poses",
     "gather_slices",
     "scatter_slices",
     "score_poses",

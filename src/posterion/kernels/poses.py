@@ -15,15 +15,14 @@ from posterion.kernels.blocks import (
     Rows,
     block_ahead,
     block_gradients,
-    block_values,
     pixel_table,
     places,
 )
-from posterion.kernels.bodies import Pair, add_pose_terms, directional, turn_about_view
+from posterion.kernels.bodies import add_pose_terms, directional, turn_about_view
 from posterion.kernels.compiled import COMPILED, kernel
 from posterion.kernels.shifts import move_image, phase_tables
 
-__all__ = ["SCORE_TERMS", "compare_poses", "score_poses"]
+__all__ = ["SCORE_TERMS", "score_poses"]
 
 SCORE_TERMS = 22
 """Columns of the output of `score_poses`: cross, norm, 5 of the gradient, 15 of the normal matrix."""
@@ -31,18 +30,6 @@ SCORE_TERMS = 22
 # (kx, ky), the moved image (re, im) and its weight on every pixel: (2, P), (2, P) and (P,).
 Pixels = tuple[Real, Real, Real]
 _NOTHING = (np.float32(0.0),) * SCORE_TERMS
-
-
-@njit(**COMPILED)
-def _block_cross_norm(start: int, pixels: Pixels, model: Real) -> Pair:
-    """Sum ``Re(conj(m) d)`` and ``ctf2 |m|^2`` over a block."""
-    _, data_p, ctf2_p = pixels
-    cross = norm = np.float32(0.0)
-    for j in range(BLOCK):
-        p, re, im = np.uint64(start + j), model[2 * j], model[2 * j + 1]
-        cross += re * data_p[0, p] + im * data_p[1, p]
-        norm += ctf2_p[p] * (re * re + im * im)
-    return cross, norm
 
 
 @njit(**COMPILED)
@@ -147,42 +134,3 @@ def score_poses(  # noqa: PLR0917
             _block_terms(axes, start, (k_p, data_p, ctf2_p), model, where[now], sums)
             now = 1 - now
         _times_wave_number(wave_number, sums)
-
-
-@kernel
-def compare_poses(  # noqa: PLR0917
-    volume: NDArray[np.float32],
-    centre: int,
-    axes_r: NDArray[np.float32],
-    shifts_px_r: NDArray[np.float64],
-    image_r: NDArray[np.int32],
-    rows: Rows,
-    box: int,
-    whitened_ip: NDArray[np.complex64],
-    ctf2_ip: NDArray[np.float32],
-    terms: NDArray[np.float64],
-) -> None:
-    """Compute the first two columns of `score_poses`, cross and norm, at the price of a plain slice.
-
-    Parameters
-    ----------
-    terms : (n, 2) float64, filled; the others are those of `score_poses`
-    """
-    k_p, n_pixels = pixel_table(rows), rows[2][-1]
-    data_p, ctf2_p, tables = np.zeros_like(k_p), np.zeros_like(k_p[0]), phase_tables(rows)
-    (base, where), model = places(), np.empty(2 * BLOCK, np.float32)
-    strides = np.uint64(2 * volume.shape[2]), np.uint64(2 * volume.shape[1] * volume.shape[2])
-    flat, offset = volume.reshape(-1), np.float32(centre)
-    spectra_ip, wave_number = whitened_ip.view(np.float32), 2 * np.pi / box
-    for r in range(len(axes_r)):
-        image, axes, now = image_r[r], axes_r[r], 0
-        move_image(spectra_ip[image], rows, -wave_number, shifts_px_r[r], tables, data_p)
-        ctf2_p[:n_pixels] = ctf2_ip[image]
-        cross, norm = 0.0, 0.0
-        block_ahead(axes, (k_p, 0), offset, flat, strides, base[now], where[now])
-        for start in range(0, n_pixels, BLOCK):
-            block_ahead(axes, (k_p, start + BLOCK), offset, flat, strides, base[1 - now], where[1 - now])
-            block_values(flat, strides, base[now], where[now], BLOCK, model, 0)
-            block_cross, block_norm = _block_cross_norm(start, (k_p, data_p, ctf2_p), model)
-            cross, norm, now = cross + block_cross, norm + block_norm, 1 - now
-        terms[r, 0], terms[r, 1] = cross, norm
