@@ -1,18 +1,33 @@
-"""Where batches run: ordered map over a pool of threads, with the BLAS kept to one thread each."""
+"""Where batches run, and how they say how far they are: an ordered map over a pool of threads."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from os import cpu_count
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from threadpoolctl import threadpool_limits
 
-__all__ = ["Workers"]
+__all__ = ["Stage", "StageProgress", "Workers"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class Stage(Protocol):
+    """A stage of a run, open in a ``with``."""
+
+    def advance(self, count: int = 1) -> None:
+        """Count what has been done."""
+
+
+class StageProgress(Protocol):
+    """Shows how far a stage has come: called with its name, the number of units, and what they are."""
+
+    def __call__(self, stage: str, total: int, unit: str = "particles", /) -> AbstractContextManager[Stage]:
+        """Open the stage; its ``advance`` counts units."""
 
 
 class Workers:

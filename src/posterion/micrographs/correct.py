@@ -12,14 +12,14 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from posterion.compute import Workers
+from posterion.compute import StageProgress, Workers
 from posterion.data.mrc import write_map
 from posterion.data.table import Table, TextColumn
 from posterion.errors import PosterionError
 from posterion.mapping.correct import NO_CTF, Correction
 from posterion.micrographs.micrograph_set import MicrographSet, write_micrographs
 from posterion.micrographs.reading import read_micrograph
-from posterion.micrographs.streaming import Failure, Job, StageProgress, file_state, output_stems, process_all
+from posterion.micrographs.streaming import Failure, Job, file_state, output_stems, process_all
 from posterion.physics.ctf_correction import SnrMeasurement, SnrSpectrum, half_spectrum_frequencies
 
 __all__ = ["CorrectedMicrographs", "correct_micrograph", "correct_micrographs"]

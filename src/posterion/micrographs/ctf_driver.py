@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from posterion.compute import Workers
+from posterion.compute import StageProgress, Workers
 from posterion.data.atomic import write_text
 from posterion.data.particles import Supplement
 from posterion.data.star import write_star
@@ -35,17 +35,6 @@ _ALGORITHM = 1  # raised when the same settings give other numbers than before
 _SUMMARY = "summary.json"
 _POOR_FIT_ANGSTROM, _POOR_FIT_PX = 10.0, 4.0  # a fit that ends here may be of something else than rings
 DrawEstimate = Callable[[CtfEstimate, Path, str], None]
-
-
-class _Stage(Protocol):
-    def advance(self, count: int = 1) -> None: ...
-
-
-class StageProgress(Protocol):
-    """Shows how far a stage has come: called with its name, how many there are, and of what."""
-
-    def __call__(self, stage: str, total: int, unit: str, /) -> AbstractContextManager[_Stage]:
-        """Open the stage; its ``advance`` counts."""
 
 
 @dataclass(frozen=True)

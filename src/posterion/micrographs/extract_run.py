@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from posterion.compute import StageProgress
 from posterion.data.atomic import write_text
 from posterion.data.mrc import write_stack
 from posterion.data.particles import Supplement
@@ -27,7 +28,6 @@ from posterion.micrographs.streaming import (
     Failure,
     Job,
     Outcome,
-    StageProgress,
     claim_folder,
     file_state,
     output_stems,

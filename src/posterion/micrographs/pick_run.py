@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from posterion.compute import StageProgress
 from posterion.data.atomic import write_text
 from posterion.data.mrc import read_map
 from posterion.data.particles import Supplement
@@ -34,7 +35,6 @@ from posterion.micrographs.streaming import (
     Failure,
     Job,
     Outcome,
-    StageProgress,
     claim_folder,
     file_state,
     output_stems,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from posterion.compute import Workers
+from posterion.compute import StageProgress, Workers
 from posterion.data.atomic import write_text
 from posterion.errors import PosterionError
 from posterion.micrographs.micrograph_set import MicrographSet
@@ -31,17 +31,6 @@ _LOG = logging.getLogger("posterion")
 _SUMMARY = "summary.json"
 _ENDINGS = (".gz", ".bz2", ".mrc", ".mrcs", ".map", ".tif", ".tiff", ".png")
 Record = dict[str, Any]
-
-
-class _Stage(Protocol):
-    def advance(self, count: int = 1) -> None: ...
-
-
-class StageProgress(Protocol):
-    """Shows how far a stage has come: called with its name, the number of units, and what they are."""
-
-    def __call__(self, stage: str, total: int, unit: str, /) -> AbstractContextManager[_Stage]:
-        """Open the stage; its ``advance`` counts units."""
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posterion.compute import Workers
+from posterion.compute import StageProgress, Workers
 from posterion.data.mrc import write_map
 from posterion.data.particles import Particles
 from posterion.errors import PosterionError
@@ -43,17 +43,6 @@ from posterion.refine.state import IterationInfo
 __all__ = ["RefineResult", "StageProgress", "refine"]
 
 _LOG = logging.getLogger("posterion")
-
-
-class _Stage(Protocol):
-    def advance(self, count: int = 1) -> None: ...
-
-
-class StageProgress(Protocol):
-    """Shows how far a stage of a run has come: called with its name and the number of particles."""
-
-    def __call__(self, stage: str, total: int, /) -> AbstractContextManager[_Stage]:
-        """Open the stage; its ``advance`` counts particles."""
 
 
 @dataclass(frozen=True)
