@@ -18,13 +18,12 @@ from posterion.physics.symmetry import point_group_operators
 from posterion.refine.context import RefineContext
 from posterion.refine.expectation_step import ExpectationSums, expect_half, make_plan
 from posterion.refine.grey_scale import background_sigma2, fit_grey_scale
-from posterion.refine.schedule import SearchState
+from posterion.refine.schedule import COMPARE_MARGIN_SHELLS, MAP_MARGIN_SHELLS, SearchState
 from posterion.refine.state import IterationInfo, ParticleEstimates, RefinementState
 
 __all__ = ["MapSet", "init", "step"]
 
-_MAP_MARGIN_SHELLS, _CAUTIOUS_MARGIN_SHELLS, _KNOWN_SHARE = 20, 10, 0.01
-_COMPARE_MARGIN_SHELLS = 4
+_CAUTIOUS_MARGIN_SHELLS, _KNOWN_SHARE = 10, 0.01
 _FSC_LIMIT = 0.143
 _SHARP_POSTERIOR = 2.5
 _BROAD_POSTERIOR, _WORTH_REFINING = 200.0, 50.0
@@ -117,9 +116,9 @@ def step(
     nyquist = (context.box - 1) // 2
     # Where poses are hardly known halves agree on their average over orientations: no reason to hurry.
     known = state.search.support_share < _KNOWN_SHARE
-    margin = _MAP_MARGIN_SHELLS if known else _CAUTIOUS_MARGIN_SHELLS
+    margin = MAP_MARGIN_SHELLS if known else _CAUTIOUS_MARGIN_SHELLS
     radius = nyquist if final else min(state.resolution_shell + margin, nyquist)
-    plan = make_plan(context, state, min(state.resolution_shell + _COMPARE_MARGIN_SHELLS, radius))
+    plan = make_plan(context, state, min(state.resolution_shell + COMPARE_MARGIN_SHELLS, radius))
     sums = ExpectationSums(context, state, plan, radius)
     for half in (0, 1):
         for part in expect_half(context, state, plan, half, radius):

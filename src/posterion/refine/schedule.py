@@ -8,7 +8,16 @@ import numpy as np
 
 from posterion.inference.search import Level, band_of_order, loss_of_cell
 
-__all__ = ["SearchState", "local_radius_deg", "search_levels"]
+__all__ = [
+    "COMPARE_MARGIN_SHELLS",
+    "MAP_MARGIN_SHELLS",
+    "SearchState",
+    "local_radius_deg",
+    "search_levels",
+]
+
+COMPARE_MARGIN_SHELLS, MAP_MARGIN_SHELLS = 4, 20
+"""Shells beyond the resolution to which images are compared, and which the maximisation step collects."""
 
 _DENSE_CELLS = 6000
 _DENSE_BYTES = 2**28

@@ -32,13 +32,13 @@ from posterion.refine.context import RefineContext
 from posterion.refine.expectation_step import make_plan
 from posterion.refine.inputs import prepare
 from posterion.refine.options import RefineOptions
+from posterion.refine.schedule import COMPARE_MARGIN_SHELLS, MAP_MARGIN_SHELLS
 from posterion.refine.state import ParticleEstimates, RefinementState
 from posterion.report.bench_operations import OperationCounts, Tally, operation_counts
 
 __all__ = ["BenchProblem", "SearchTimes", "bench_problem", "gemm_rate", "time_search", "time_solve"]
 
 _PHANTOM_ANGSTROM = 150.0  # what the embedded assembly fits into
-_COMPARE_MARGIN, _COLLECT_MARGIN = 4, 20  # shells beyond the resolution, as `auto_refine.step` takes
 _SOLVES = 4
 _SHIFT_SD_PX = 2.0
 _BATCH = 8
@@ -203,8 +203,8 @@ def time_search(context: RefineContext, state: RefinementState, images: int | No
     images : how many, the first ones; all where None
     """
     nyquist = (context.box - 1) // 2
-    radius = min(state.resolution_shell + _COMPARE_MARGIN, nyquist)
-    collected = min(state.resolution_shell + _COLLECT_MARGIN, nyquist)
+    radius = min(state.resolution_shell + COMPARE_MARGIN_SHELLS, nyquist)
+    collected = min(state.resolution_shell + MAP_MARGIN_SHELLS, nyquist)
     clock, tally, count = _Clock(), Tally(), images or len(context.particles)
     plan = make_plan(context, state, radius)
     with clock("shared"):
