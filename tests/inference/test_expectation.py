@@ -16,6 +16,7 @@ from posterion.inference import expectation, gauss_newton
 from posterion.inference.exhaustive import SharedGrid, dense_log_prob
 from posterion.inference.expectation import BatchExpectation, expect_batch
 from posterion.inference.images import ImageBatch, NoiseModel, prepare_images
+from posterion.inference.local import LastPoses
 from posterion.inference.search import Level, SearchPlan
 from posterion.mapping.masks import low_pass
 from posterion.mapping.reconstruct import HalfSums
@@ -56,7 +57,8 @@ def expect(
 ) -> BatchExpectation:
     n = len(batch)
     shared = SharedGrid.of(volume, plan) if plan.local_radius_deg is None else None
-    return expect_batch(batch, volume, plan, shared, (np.tile(np.eye(3), (n, 1, 1)), np.zeros((n, 2))), hard)
+    last = LastPoses(np.tile(np.eye(3), (n, 1, 1)), np.zeros((n, 2)), np.ones(n, bool))
+    return expect_batch(batch, volume, plan, shared, last, hard)
 
 
 def accumulated(part: BatchExpectation, batch: ImageBatch) -> Accumulator:
@@ -368,7 +370,8 @@ def climb(problem: Any, plan: SearchPlan, volume: FourierVolume | None = None) -
     if plan.local_radius_deg is None:
         return expect_batch(batch, volume, plan, SharedGrid.of(volume, plan), None)
     matrices = problem.particles.poses.matrices()
-    return expect_batch(batch, volume, plan, None, (matrices, np.zeros((len(batch), 2))))
+    last = LastPoses(matrices, np.zeros((len(batch), 2)), np.ones(len(batch), bool))
+    return expect_batch(batch, volume, plan, None, last)
 
 
 def require_equal(a: BatchExpectation, b: BatchExpectation, rows: NDArray[np.intp] | None = None) -> None:
@@ -471,6 +474,21 @@ def test_climbing_gives_the_same_bits_in_any_batches_and_threads(sharp: Any) -> 
             np.testing.assert_array_equal(joined, getattr(whole, name))
 
 
+def test_an_image_not_searched_before_starts_at_cells_alone(sharp: Any) -> None:
+    """Its last pose says nothing; those of the others add a start each."""
+    batch = SMALL["unmasked_batch"](sharp, CLIMB.radius)
+    volume = FourierVolume.from_map(sharp.truth, CLIMB.radius)
+    shared = SharedGrid.of(volume, CLIMB)
+    matrices = sharp.particles.poses.matrices()
+    known_i = np.arange(len(batch)) >= 5
+    last = LastPoses(matrices, np.full((len(batch), 2), np.nan), known_i)
+    last.shifts_px[known_i] = 0.0
+    mixed, never = (expect_batch(batch, volume, CLIMB, shared, own) for own in (last, None))
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(mixed, name)[:5], getattr(never, name)[:5])
+    assert (mixed.scored_i[5:] > never.scored_i[5:]).any()
+
+
 def test_poses_climb_from_the_last_ones_whatever_the_images_have_been_moved_by(sharp: Any) -> None:
     """Offsets are total ones: images moved by whole pixels beforehand end at the same poses."""
     poses = sharp.particles.poses
@@ -479,7 +497,8 @@ def test_poses_climb_from_the_last_ones_whatever_the_images_have_been_moved_by(s
     found = []
     for shift0_px in (np.zeros_like(shifts_px), np.rint(shifts_px) + 2.0):
         batch = SMALL["unmasked_batch"](sharp, 12, shift0_px)
-        found.append(expect_batch(batch, volume, CLIMB_LOCALLY, None, (poses.matrices(), shifts_px)))
+        last = LastPoses(poses.matrices(), shifts_px, np.ones(len(shifts_px), bool))
+        found.append(expect_batch(batch, volume, CLIMB_LOCALLY, None, last))
     assert all(part.gaussian == CLIMBED for part in found)
     np.testing.assert_allclose(found[0].shifts_px_i, found[1].shifts_px_i, atol=2e-3)
     np.testing.assert_allclose(found[0].matrices_i, found[1].matrices_i, atol=2e-3)

@@ -21,7 +21,7 @@ from posterion.inference.exhaustive import SharedGrid, complete_candidates, dens
 from posterion.inference.gauss_newton import PoseList
 from posterion.inference.images import ImageBatch
 from posterion.inference.laplace import GaussianPosterior, gaussian_posteriors, well_determined
-from posterion.inference.local import local_candidates
+from posterion.inference.local import LastPoses, local_candidates
 from posterion.inference.multi_start import apart, peaks_of_batch
 from posterion.inference.posterior import Posterior
 from posterion.inference.search import (
@@ -91,7 +91,7 @@ def expect_batch(
     volume: FourierVolume,
     plan: SearchPlan,
     shared: SharedGrid | None,
-    previous: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+    previous: LastPoses | None,
     hard: bool = False,
     bounds: BranchAndBound | None = None,
 ) -> BatchExpectation:
@@ -103,7 +103,7 @@ def expect_batch(
     volume : reference of the batch's half set
     plan : search plan
     shared : slices of the first level; None for a local plan
-    previous : (n, 3, 3) and (n, 2) last poses, where a local plan starts; None where there are none
+    previous : last poses, where a local plan starts; None where there are none
     hard : keep only the best pose (projection matching) instead of the posterior
     bounds : of the reference, where cells are pruned by them; by the plan's margin where None
     """
@@ -148,7 +148,7 @@ class _Starts:
     shared: SharedGrid | None
     scores_itr: NDArray[np.float32] | None
     shifts_px: NDArray[np.float64]
-    previous: tuple[NDArray[np.float64], NDArray[np.float64]] | None
+    previous: LastPoses | None
 
     @classmethod
     def of(
@@ -156,7 +156,7 @@ class _Starts:
         batch: ImageBatch,
         plan: SearchPlan,
         shared: SharedGrid | None,
-        previous: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+        previous: LastPoses | None,
     ) -> _Starts:
         """Score the shared grid, where there is one."""
         scores, shifts_px = None, np.zeros((0, 2))
@@ -173,8 +173,8 @@ class _Starts:
             return complete_candidates(self.plan)
         if self.previous is None:
             raise ValueError("a local plan needs previous poses")
-        matrices, shifts_px = self.previous
-        pose = matrices[row], shifts_px[row] - self.batch.shift0_px[row]
+        last = self.previous
+        pose = last.matrices[row], last.shifts_px[row] - self.batch.shift0_px[row]
         if self.plan.search == "exhaustive":
             return complete_candidates(self.plan, *pose)
         return local_candidates(*pose, self.plan)
@@ -185,9 +185,9 @@ class _Starts:
         if self.shared is not None and self.scores_itr is not None:
             parts = [self._best_cells(row, self.shared, self.scores_itr[row]) for row in rows]
         if self.previous is not None:
-            matrices, shifts_px = (values[rows] for values in self.previous)
-            rows_k = np.array(rows, np.int32)
-            parts.append(PoseList(rows_k, matrices, shifts_px - self.batch.shift0_px[rows]))
+            known = np.array([row for row in rows if self.previous.known_i[row]], np.int32)
+            shifts_px = self.previous.shifts_px[known] - self.batch.shift0_px[known]
+            parts.append(PoseList(known, self.previous.matrices[known], shifts_px))
         return PoseList.joined(parts)
 
     def _best_cells(self, row: int, shared: SharedGrid, scores_tr: NDArray[np.float32]) -> PoseList:

@@ -1,12 +1,32 @@
 """Local search: candidates around each particle's previous pose."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from posterion.inference.search import Candidates, SearchPlan
 from posterion.physics.sampling import shift_lattice
 
-__all__ = ["local_candidates"]
+__all__ = ["LastPoses", "local_candidates"]
+
+
+@dataclass(frozen=True)
+class LastPoses:
+    """Where the last search of each image of a batch ended.
+
+    Attributes
+    ----------
+    matrices : (n, 3, 3) float64, rotations
+    shifts_px : (n, 2) float64, total origin offsets
+    known_i : (n,) bool, False where an image has not been searched yet
+    """
+
+    matrices: NDArray[np.float64]
+    shifts_px: NDArray[np.float64]
+    known_i: NDArray[np.bool_]
 
 
 def local_candidates(

@@ -14,6 +14,7 @@ from posterion.inference.exhaustive import SharedGrid
 from posterion.inference.expectation import BatchExpectation, expect_batch
 from posterion.inference.images import ImageBatch, NoiseModel, mask_area, prepare_images
 from posterion.inference.likelihood import gaussian_log_prob, profile_log_prob
+from posterion.inference.local import LastPoses
 from posterion.inference.priors import PosePrior
 from posterion.inference.search import LevelCount, SearchPlan, total_counts
 from posterion.mapping.reconstruct import HalfSums
@@ -105,7 +106,8 @@ def expect_half(
 
     def expect(index_i: NDArray[np.int64]) -> BatchExpectation:
         shifts_px = known.shifts_px[index_i].astype(np.float64)
-        previous = (known.matrices[index_i].astype(np.float64), shifts_px) if state.iteration else None
+        matrices = known.matrices[index_i].astype(np.float64)
+        previous = LastPoses(matrices, shifts_px, known.usable[index_i]) if state.iteration else None
         images = context.particles.images(index_i)
         batch = prepare_images(
             context.particles, index_i, images, radius, context.diameter_px, noise, np.rint(shifts_px)

@@ -18,6 +18,7 @@ from posterion.data.particles import Particles
 from posterion.inference.exhaustive import SharedGrid, dense_log_prob
 from posterion.inference.expectation import BatchExpectation, expect_batch
 from posterion.inference.images import ImageBatch, NoiseModel, prepare_images
+from posterion.inference.local import LastPoses
 from posterion.inference.search import SearchPlan
 from posterion.mapping.masks import low_pass
 from posterion.mapping.reconstruct import HalfSums
@@ -255,7 +256,8 @@ def _expected(
 ) -> BatchExpectation:
     matrices = state.particles.matrices[batch.index_i].astype(np.float64)
     shifts_px = state.particles.shifts_px[batch.index_i].astype(np.float64)
-    previous = (matrices, shifts_px) if state.iteration else None
+    usable_i = state.particles.usable[batch.index_i]
+    previous = LastPoses(matrices, shifts_px, usable_i) if state.iteration else None
     return expect_batch(batch, volume, plan, shared, previous)
 
 
