@@ -119,6 +119,14 @@ def test_masked_power_of_noise_is_its_spectrum(problem: Any) -> None:
     np.testing.assert_allclose(outside[2:12], sigma2_s[2:12], rtol=0.06)
 
 
+def test_masked_power_is_that_of_the_compared_pixels(prepare: Callable[..., ImageBatch]) -> None:
+    """Shell by shell the mean over the whole plane: an image that explains itself leaves no residual."""
+    batch, pixels = prepare(), disc(24, RADIUS)
+    compared_is = pixels.shell_sum(2 * batch.power_ip * 24**2) / pixels.shell_sum(pixels.multiplicity_p)
+    masked_is = batch.masked_power_is * mask_area(24, DIAMETER_PX)
+    np.testing.assert_allclose(masked_is[:, 1:RADIUS], compared_is[:, 1:RADIUS], rtol=1e-4)
+
+
 def test_background_power_does_not_see_the_particle(problem: Any) -> None:
     images = noise_set(problem, 50, np.full(13, 576.0))
     bright = images + 50 * soft_disc(24, 3, 2)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from posterion.data.particles import Particles
 from posterion.physics.ctf import ctf_at
-from posterion.physics.fourier import Disc, disc, shell_index_2d
+from posterion.physics.fourier import Disc, disc, hermitian_weights, shell_index_2d
 from posterion.physics.soft_masks import soft_disc
 
 __all__ = ["ImageBatch", "NoiseModel", "background_power", "mask_area", "prepare_images"]
@@ -174,8 +174,13 @@ def _inverse_sigma2(noise: NoiseModel, index_i: NDArray[np.int64], pixels: Disc)
 
 
 def _shell_power(spectra: NDArray[np.complex64], box: int) -> NDArray[np.float64]:
-    """Mean ``|F|^2`` per shell 0 .. box//2 of half spectra (n, box, box//2+1); columns counted once."""
-    shell = shell_index_2d(box).ravel()
-    count = np.bincount(shell)[: box // 2 + 1]
-    power = np.abs(spectra.reshape(len(spectra), -1)) ** 2
-    return np.stack([np.bincount(shell, row)[: box // 2 + 1] for row in power]) / count
+    """Mean ``|F|^2`` per shell 0 .. box//2 of the whole plane, from half spectra (n, box, box//2+1).
+
+    Pixels weigh as they do where images are compared, else a residual ``|y|^2 - 2 y.R + |R|^2`` can come out
+    negative in shells where the signal is strong and falls steeply.
+    """
+    shell = shell_index_2d(box)
+    weight = np.broadcast_to(hermitian_weights(box), shell.shape).ravel()
+    shell, weighted = shell.ravel(), np.abs(spectra.reshape(len(spectra), -1)) ** 2 * weight
+    sums = np.stack([np.bincount(shell, row)[: box // 2 + 1] for row in weighted])
+    return sums / np.bincount(shell, weight)[: box // 2 + 1]
