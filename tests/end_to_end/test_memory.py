@@ -51,7 +51,7 @@ def bytes_of_an_iteration(star: Path, tiny_set: Path) -> tuple[int, int]:
 
 
 def test_memory_per_particle(tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("inference.priors", "refine.auto_refine"):  # a set of many blocks, though a small one
+    for module in ("inference.priors", "refine.iteration_report"):  # a set of many blocks, though a small one
         monkeypatch.setattr(importlib.import_module(f"posterion.{module}"), "_BLOCK", 64)
     few, some = (longer_set(tiny_set, tmp_path, copies) for copies in (4, 16))
     bytes_of_an_iteration(few, tiny_set)  # caches are filled

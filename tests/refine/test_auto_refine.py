@@ -21,10 +21,11 @@ from posterion.physics.phantom import phantom_map
 from posterion.physics.rotations import angular_distance_deg
 from posterion.physics.simulate import SimulationOptions, simulate
 from posterion.physics.symmetry import point_group_operators
-from posterion.refine import auto_refine, expectation_step
+from posterion.refine import auto_refine, expectation_step, subsets
 from posterion.refine.auto_refine import init, step
 from posterion.refine.inputs import Inputs, prepare
 from posterion.refine.options import RefineOptions
+from posterion.refine.schedule import SearchState
 from posterion.refine.state import RefinementState
 
 SETS = runpy.run_path(str(Path(__file__).parents[1] / "references" / "particle_sets.py"))
@@ -226,6 +227,59 @@ def test_last_iteration_joins_the_halves_at_all_frequencies(
     assert states[-1][2].joined is None
     assert np.abs(np.fft.rfftn(maps.joined)[0, 0, 14]) > 0, "nothing may be missing up to Nyquist"
     assert fourier_shell_correlation(maps.joined, maps.joined_unfiltered)[1:8].min() > 0.98
+
+
+def test_a_part_of_the_particles(
+    inputs: Inputs, first: tuple[RefinementState, float], known: Known, tmp_path: Path
+) -> None:
+    """Only they are read and estimated, twelve of each half, one of them bad; then newcomers join them."""
+    part = replace(first[0], search=SearchState(subset=12))
+    chosen = subsets.searched(inputs.half_i, 12, inputs.config.seed)
+    images = inputs.particles.images(np.arange(COUNT))
+    bad = int(np.flatnonzero(chosen)[3])
+    images[bad] = 0
+    SETS["write_stack"](tmp_path / "bad.mrcs", images, PIXEL)
+    damaged = replace(inputs, particles=replace(inputs.particles, stack_paths=(tmp_path / "bad.mrcs",)))
+    heard: list[int] = []
+    with Workers(2) as workers:
+        context = replace(damaged.context(workers), observer=heard.append)
+        state, info, _ = step(context, part)
+        assert sum(heard) == info.particles == 24
+        assert info.quarantined == 1
+        assert (info.angle_change_deg, info.shift_change_px) == (None, None)
+        np.testing.assert_array_equal(state.particles.usable, chosen & (np.arange(COUNT) != bad))
+        np.testing.assert_array_equal(state.scale_g, part.scale_g)
+        state = replace(state, search=replace(state.search, subset=0, newcomers=True))
+        whole, info, _ = step(context, state)
+    assert info.particles == COUNT
+    assert info.quarantined == 1
+    assert 0 < info.angle_change_deg < 90
+    newcomers = whole.particles.usable & ~chosen
+    assert newcomers.sum() == COUNT - 24
+    error = np.hypot(*(whole.particles.shifts_px - known.shifts_px).T)
+    assert np.median(error[newcomers]) < 1
+
+
+def test_the_last_iteration_uses_all_particles(inputs: Inputs, first: tuple[RefinementState, float]) -> None:
+    """A run may be told to stop before its subsets have grown to the full set."""
+    with Workers(2) as workers:
+        part = replace(first[0], search=replace(first[0].search, subset=12))
+        state, info, _ = step(inputs.context(workers), part, final=True)
+    assert info.particles == COUNT
+    assert state.particles.usable.all()
+
+
+def test_newcomers_are_looked_for_where_the_first_images_were(
+    inputs: Inputs, first: tuple[RefinementState, float]
+) -> None:
+    later = replace(first[0], iteration=3)
+    with Workers(1) as workers:
+        context = inputs.context(workers)
+        ranges = [
+            expectation_step.make_plan(context, replace(later, search=search), 8).shift_range_px
+            for search in (SearchState(), SearchState(newcomers=True))
+        ]
+    assert ranges == [2.5, 2.0]  # the range that was asked for is the smaller one here
 
 
 TURN = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])  # lays the grid of voxels on itself

@@ -34,7 +34,7 @@ def checkpoint() -> Checkpoint:
         resolution_shell=4,
         best_shell=5,
         stalled=1,
-        search=SearchState(fineness=4.0, local=True, support_share=0.1),
+        search=SearchState(fineness=4.0, local=True, support_share=0.1, subset=1000, newcomers=True),
         log_direction_d=rng.standard_normal(12),
         offset_sigma_px=1 / 3,
         converged=False,

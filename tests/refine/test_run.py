@@ -1,5 +1,6 @@
 """A run from beginning to end: the same result however often it is stopped and on any number of threads."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from posterion.data.mrc import read_map, write_map, write_stack
 from posterion.data.particles import Particles
 from posterion.errors import PosterionError
 from posterion.refine import run as run_module
+from posterion.refine import subsets
 from posterion.refine.options import read_config
 
 RESULTS = ("map.mrc", "map_unfiltered.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "fsc.tsv", "particles.star")
@@ -91,6 +94,65 @@ def test_a_run_stopped_twice_ends_with_the_same_bytes(
     require_same_results(output, tiny_run.folder)
     assert "going on from iteration 1" in (output / "run.log").read_text()
     assert sorted(p.name for p in output.iterdir()) == sorted(p.name for p in tiny_run.folder.iterdir())
+
+
+def test_a_run_on_growing_parts_stopped_in_between_ends_with_the_same_bytes(
+    tiny_set: Path, tiny_options: posterion.RefineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four images of each half, then all: stopped at each iteration or never, on one thread or two."""
+    monkeypatch.setattr(subsets, "_FEWEST", 4)
+    options = replace(tiny_options, max_iterations=3)
+    whole = start(tiny_set, tmp_path / "whole", options)
+    told = [json.loads(line) for line in (whole.folder / "iterations.jsonl").read_text().splitlines()]
+    counts = [each["particles"] for each in told]
+    assert counts[0] == 8
+    assert counts == sorted(counts)
+    assert counts[-1] == 32
+    assert "iteration 1, 8 particles:" in (whole.folder / "run.log").read_text()
+
+    output, step = tmp_path / "out", run_module.step
+
+    def stop_after(*arguments: Any) -> Any:
+        stages.append(None)
+        if len(stages) == 2:
+            raise StoppedError
+        return step(*arguments)
+
+    monkeypatch.setattr(run_module, "step", stop_after)
+    for _ in range(3):
+        stages: list[None] = []
+        with pytest.raises(StoppedError):
+            start(tiny_set, output, replace(options, threads=1))
+    stages = []
+    start(tiny_set, output, replace(options, threads=1))
+    require_same_results(output, whole.folder)
+
+
+def test_images_of_a_later_part_are_quarantined_when_they_are_met(
+    tiny_set: Path, tiny_options: posterion.RefineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A constant image outside the first part is not listed before it has been read."""
+    monkeypatch.setattr(subsets, "_FEWEST", 4)
+    particles = Particles.read(tiny_set / "particles.star")
+    half_i = run_module.prepare(particles, tiny_set / "reference.mrc", 150.0, tiny_options).half_i
+    late = int(np.flatnonzero(~subsets.searched(half_i, 4, tiny_options.seed))[0])
+    images = particles.images()
+    images[late] = 1.0
+    (tmp_path / "particles.star").write_text((tiny_set / "particles.star").read_text())
+    write_stack(tmp_path / "particles.mrcs", images, 7.5)
+    save, listed = run_module.save_checkpoint, []
+
+    def look(path: Path, checkpoint: Any) -> None:
+        listed.append((path.parent / "quarantine.txt").exists())
+        save(path, checkpoint)
+
+    monkeypatch.setattr(run_module, "save_checkpoint", look)
+    options = replace(tiny_options, max_iterations=1)
+    arguments = tmp_path / "particles.star", tiny_set / "reference.mrc"
+    result = posterion.refine(*arguments, tmp_path / "out", 150.0, options)
+    assert not any(listed)
+    assert len(result.summary["quarantined"]) == 1
+    assert len(Particles.read(result.folder / "particles.star")) == 31
 
 
 def test_a_finished_run_is_not_repeated(

@@ -57,6 +57,10 @@ def refine(
     shift_range: Annotated[
         float | None, typer.Option(help="Radius of the search for shifts, A; 5 px if absent.", min=0.0)
     ] = None,
+    subset: Annotated[
+        Literal["auto", "all"] | None,
+        typer.Option(help="Early iterations: a random part that grows (auto, if absent), or all particles."),
+    ] = None,
     max_iterations: Annotated[
         int | None, typer.Option(help="Stop after this many; 30 if absent.", min=1)
     ] = None,
@@ -91,6 +95,7 @@ def refine(
         "search": search,
         "join_halves_angstrom": join_halves,
         "shift_range_angstrom": shift_range,
+        "subset": subset,
         "max_iterations": max_iterations,
         "reference_pixel_size_angstrom": reference_pixel_size,
         "threads": threads,

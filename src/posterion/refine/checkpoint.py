@@ -24,7 +24,7 @@ __all__ = ["Checkpoint", "fingerprint", "load_checkpoint", "require_same_run", "
 
 Fingerprint = dict[str, Any]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)

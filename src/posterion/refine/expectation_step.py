@@ -25,6 +25,7 @@ from posterion.physics.symmetry import point_group_operators
 from posterion.refine.context import RefineContext
 from posterion.refine.schedule import local_radius_deg, search_levels
 from posterion.refine.state import ParticleEstimates, RefinementState
+from posterion.refine.subsets import members, searched_count
 
 __all__ = ["ExpectationSums", "expect_half", "make_plan"]
 
@@ -44,9 +45,8 @@ def make_plan(context: RefineContext, state: RefinementState, compare_radius: in
     config = context.config
     method = method_now(context, state)
     search = _search_of(config.search, method)
-    range_px = (
-        config.shift_range_angstrom / context.pixel_size if state.iteration == 0 else _LATER_SHIFT_RANGE_PX
-    )
+    anywhere = state.iteration == 0 or state.search.newcomers
+    range_px = config.shift_range_angstrom / context.pixel_size if anywhere else _LATER_SHIFT_RANGE_PX
     levels = search_levels(
         compare_radius,
         context.box,
@@ -87,7 +87,7 @@ def _search_of(search: str, method: str) -> str:
 def expect_half(
     context: RefineContext, state: RefinementState, plan: SearchPlan, half: int, radius: int
 ) -> Iterator[BatchExpectation]:
-    """Run the expectation step of one half set, batch by batch in file order.
+    """Run the expectation step of one half set, or of the part that is searched now, batch by batch.
 
     Parameters
     ----------
@@ -119,11 +119,11 @@ def expect_half(
     def expect_all(index_i: NDArray[np.int64]) -> list[BatchExpectation]:
         return _in_what_fits(expect, index_i)
 
-    members = np.flatnonzero(context.half_i == half + 1)
+    chosen = members(context.half_i, half, state.search.subset, context.config.seed)
     size = _batch_size(plan, shared, state.search.support_share, len(disc(context.box, radius)))
-    batches = (members[start : start + size] for start in range(0, len(members), size))
+    batches = (chosen[start : start + size] for start in range(0, len(chosen), size))
     for index_i, parts in zip(
-        (members[start : start + size] for start in range(0, len(members), size)),
+        (chosen[start : start + size] for start in range(0, len(chosen), size)),
         context.workers.map_ordered(expect_all, batches),
         strict=True,
     ):
@@ -188,6 +188,7 @@ class ExpectationSums:
     Attributes
     ----------
     accumulators : numerator and weight of each half
+    searched : images that were looked at
     estimates : of each particle
     noise_gs, count_g : residual power per shell and number of images per noise group
     cross_g, square_g : agreement with the reference per scale group
@@ -210,6 +211,7 @@ class ExpectationSums:
         self.count_g = np.zeros(groups)
         self.cross_g, self.square_g = np.zeros((2, len(state.scale_g)))
         self.estimates = ParticleEstimates.empty(len(context.particles))
+        self.searched = searched_count(context.half_i, state.search.subset)
         self.scored = self.gaussian = self.diverged = 0
         self.counts: tuple[LevelCount, ...] = ()
 

@@ -15,6 +15,7 @@ from posterion.errors import PosterionError
 from posterion.inference.search import require_search
 from posterion.physics.symmetry import point_group_operators
 from posterion.refine.state import RefineConfig
+from posterion.refine.subsets import require_subset
 
 __all__ = [
     "METHODS",
@@ -45,6 +46,8 @@ class RefineOptions:
     initial_lowpass_angstrom : the reference is low-passed to this; None: a sixth of the diameter, 20 to 60 A
     join_halves_angstrom : below this resolution both halves share their mean, so that they cannot drift apart
     shift_range_angstrom : radius of the search for origin offsets; None: 5 pixels
+    subset : ``auto`` searches a random part of the particles in early iterations, which grows to the full
+        set; ``all`` searches every particle in every iteration
     max_iterations : give up improving after this many
     reference_pixel_size_angstrom : of the reference, in place of its header's
     seed : of the half sets where the file has none, of the search grid's offsets and of random phases
@@ -60,6 +63,7 @@ class RefineOptions:
     initial_lowpass_angstrom: float | None = None
     join_halves_angstrom: float = 40.0
     shift_range_angstrom: float | None = None
+    subset: str = "auto"
     max_iterations: int = 30
     reference_pixel_size_angstrom: float | None = None
     seed: int = 1
@@ -86,13 +90,14 @@ def resolve(
     Raises
     ------
     PosterionError
-        For an unknown symmetry, method or search, a diameter larger than the box, and lengths that make no
-        sense.
+        For an unknown symmetry, method, search or subset, a diameter larger than the box, and lengths that
+        make no sense.
     """
     point_group_operators(options.symmetry)
     if options.method not in METHODS:
         raise PosterionError(f"method '{options.method}' is unknown; choose one of {', '.join(METHODS)}")
     require_search(options.search)
+    require_subset(options.subset)
     if options.search == "branch-and-bound" and options.method != "em":
         raise PosterionError(
             "branch and bound bounds the log-probability of method 'em'; for projection matching choose "
@@ -117,6 +122,7 @@ def resolve(
         shift_range_angstrom=float(shift_range),
         max_iterations=options.max_iterations,
         seed=options.seed,
+        subset=options.subset,
     )
 
 

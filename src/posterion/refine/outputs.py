@@ -139,7 +139,7 @@ def write_quarantine(path: Path, particles: Particles, usable: NDArray[np.bool_]
     ----------
     path : text file
     particles : the set
-    usable : (N,) bool
+    usable : (N,) bool, False for images that were read and found bad
 
     Returns
     -------

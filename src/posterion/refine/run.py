@@ -39,6 +39,7 @@ from posterion.refine.outputs import (
     write_summary,
 )
 from posterion.refine.state import IterationInfo
+from posterion.refine.subsets import searched, searched_count
 
 __all__ = ["RefineResult", "StageProgress", "refine"]
 
@@ -193,28 +194,32 @@ class _Run:
         while (
             not checkpoint.state.converged and checkpoint.state.iteration < self.context.config.max_iterations
         ):
+            subset = checkpoint.state.search.subset
             checkpoint, _ = self._step(checkpoint, final=False)
             checkpoint = replace(checkpoint, **self.meter.read())
             save_checkpoint(self.folder / CHECKPOINT, checkpoint)
             write_iterations(self.folder / "iterations.jsonl", checkpoint.history)
-            if checkpoint.state.iteration == 1:
-                self._quarantine(checkpoint)
+            self._quarantine(checkpoint, subset)
         if not checkpoint.state.converged:
             _LOG.warning("not converged after %d iterations", checkpoint.state.iteration)
         return checkpoint
 
-    def _quarantine(self, checkpoint: Checkpoint) -> None:
-        """List images that the first iteration left out, and say so."""
-        usable = checkpoint.state.particles.usable
-        lines = write_quarantine(self.folder / "quarantine.txt", self.context.particles, usable)
-        if lines:
-            more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
-            _LOG.warning("left out, see quarantine.txt: %s%s", lines[0], more)
+    def _quarantine(self, checkpoint: Checkpoint, subset: int) -> None:
+        """List images that were left out, and say so where the last iteration met more of them."""
+        *earlier, last = (info.quarantined for info in checkpoint.history)
+        if last <= max(earlier, default=0):
+            return
+        searched_i = searched(self.context.half_i, subset, self.context.config.seed)
+        left_in = checkpoint.state.particles.usable | ~searched_i
+        lines = write_quarantine(self.folder / "quarantine.txt", self.context.particles, left_in)
+        more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
+        _LOG.warning("left out, see quarantine.txt: %s%s", lines[0], more)
 
     def _step(self, checkpoint: Checkpoint, final: bool) -> tuple[Checkpoint, MapSet]:
         """One iteration, its progress shown and its line logged."""
         name = f"iteration {checkpoint.state.iteration + 1}" + (", last, all frequencies" if final else "")
-        with _observed(self.progress, name, len(self.context.particles)) as observer:
+        count = searched_count(self.context.half_i, 0 if final else checkpoint.state.search.subset)
+        with _observed(self.progress, name, count) as observer:
             state, info, maps = step(replace(self.context, observer=observer), checkpoint.state, final)
         _refuse_empty_halves(self.context, state.particles.usable)
         _LOG.info("%s", _line(info))
@@ -290,11 +295,14 @@ def _refuse_empty_halves(context: RefineContext, usable: NDArray[np.bool_]) -> N
 def _line(info: IterationInfo) -> str:
     """Say what an iteration did, in one line."""
     phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in info.seconds.items())
+    changes = ""
+    if info.angle_change_deg is not None:
+        changes = f"changes {info.angle_change_deg:.2f} deg and {info.shift_change_px:.2f} px, "
     return (
-        f"iteration {info.iteration}: {info.resolution_angstrom:.2f} A (images compared to "
-        f"{info.compared_to_angstrom:.1f} A), Pmax {info.pmax:.2f}, "
+        f"iteration {info.iteration}, {info.particles:,} particles: {info.resolution_angstrom:.2f} A "
+        f"(images compared to {info.compared_to_angstrom:.1f} A), Pmax {info.pmax:.2f}, "
         f"log-likelihood {info.log_likelihood:.2f}, "
-        f"changes {info.angle_change_deg:.2f} deg and {info.shift_change_px:.2f} px, {info.search} search "
+        f"{changes}{info.search} search "
         f"in steps of {info.angular_step_deg:.2g} deg and {info.shift_step_px:.2g} px; {phases}"
     )
 

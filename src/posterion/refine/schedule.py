@@ -39,12 +39,16 @@ class SearchState:
     local : search around the previous poses
     support_share : mean effective number of rotations of a posterior over the number of cells of its grid
     best_only : take each image's best pose, as projection matching does, instead of its posterior
+    subset : particles of each half that the next iteration searches; 0 for all
+    newcomers : whether some of them have not been searched before
     """
 
     fineness: float = 1.0
     local: bool = False
     support_share: float = 0.0
     best_only: bool = False
+    subset: int = 0
+    newcomers: bool = False
 
 
 def local_radius_deg(levels: tuple[Level, ...]) -> float:

@@ -30,6 +30,7 @@ class RefineConfig:
     max_rotations : at most this many rotations survive a level
     max_iterations : stop here even if not converged
     seed : of all random choices
+    subset : whether early iterations search a part, one of `posterion.refine.subsets.SUBSETS`
     """
 
     diameter_angstrom: float
@@ -43,6 +44,7 @@ class RefineConfig:
     max_rotations: int = 200
     max_iterations: int = 30
     seed: int = 1
+    subset: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class ParticleEstimates:
     correlation : (N,) float32, correlation coefficient with the expected reference
     pmax : (N,) float32, largest posterior weight of one pose
     effective_orientations : (N,) float32
-    usable : (N,) bool, False for quarantined images
+    usable : (N,) bool, False for quarantined images and for those that no iteration has searched
     """
 
     matrices: NDArray[np.float32]
@@ -127,13 +129,15 @@ class IterationInfo:
 
     Attributes
     ----------
+    particles : how many were searched, quarantined ones among them
     resolution_angstrom : last shell at which the FSC inside the mask is above 0.143
     compared_to_angstrom : finest resolution at which images were compared
     map_change : 1 - mean correlation per shell of the new map with the old, up to the resolution
     pmax, log_likelihood : means over particles
     effective_orientations : median over particles
     support_share : mean effective number of orientations over the number of cells of the grid
-    angle_change_deg, shift_change_px : medians against the previous iteration
+    angle_change_deg, shift_change_px : medians against the previous iteration; None where no particle was
+        searched in both
     scored_rotations : mean number of slices compared at the last level, or while climbing
     poses_scored, poses_kept : mean number per particle at each level of the grid search, coarse to fine
     gaussian_share : share of the particles whose posterior is a sum of Gaussians, not a grid
@@ -142,6 +146,7 @@ class IterationInfo:
     """
 
     iteration: int
+    particles: int
     resolution_angstrom: float
     compared_to_angstrom: float
     angular_step_deg: float
@@ -151,8 +156,8 @@ class IterationInfo:
     log_likelihood: float
     effective_orientations: float
     support_share: float
-    angle_change_deg: float
-    shift_change_px: float
+    angle_change_deg: float | None
+    shift_change_px: float | None
     map_change: float
     scored_rotations: float
     poses_scored: list[float]

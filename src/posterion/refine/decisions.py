@@ -1,0 +1,126 @@
+"""What comes next, from what was measured: how many particles, where to search, how finely, or the end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from posterion.refine.context import RefineContext
+from posterion.refine.schedule import SearchState
+from posterion.refine.state import IterationInfo, RefinementState
+from posterion.refine.subsets import first_subset, larger_subset
+
+__all__ = ["decide", "first_search"]
+
+_SHARP_POSTERIOR = 2.5
+_BROAD_POSTERIOR, _WORTH_REFINING = 200.0, 50.0
+_COARSEST, _FINE_ENOUGH, _FINEST = 0.5, 4.0, 16.0
+_GRIDS_UNCHANGED, _PEAKS_UNCHANGED = 0.02, 0.002
+_MOSTLY, _SETTLED_DEG = 0.5, 1.0
+_NOTHING_KNOWN, _BEST_ONLY_ITERATIONS = 0.3, 3
+
+
+def first_search(context: RefineContext, support_share: float) -> SearchState:
+    """Decide how the first iteration searches.
+
+    Parameters
+    ----------
+    context : the run
+    support_share : mean effective number of rotations of a posterior over the number of cells of its grid
+    """
+    best_only = support_share > _NOTHING_KNOWN
+    everyone = best_only or context.config.subset == "all"
+    subset = 0 if everyone else first_subset(context.half_i)
+    return SearchState(support_share=support_share, best_only=best_only, subset=subset)
+
+
+def decide(
+    context: RefineContext, measured: RefinementState, old: RefinementState, info: IterationInfo
+) -> RefinementState:
+    """Decide what comes next.
+
+    Parameters
+    ----------
+    context : the run
+    measured : what the iteration found, with the decisions that it was made under
+    old : what it started from
+    info : its numbers
+    """
+    best_only = measured.search.best_only and measured.iteration < _BEST_ONLY_ITERATIONS
+    search = replace(measured.search, support_share=info.support_share, best_only=best_only, newcomers=False)
+    if measured.search.best_only:
+        return replace(measured, stalled=0, search=search)
+    peaks = info.gaussian_share > _MOSTLY
+    unchanged = _PEAKS_UNCHANGED if peaks else _GRIDS_UNCHANGED
+    improving = measured.best_shell > old.best_shell or info.map_change > unchanged
+    measured = replace(measured, search=search)
+    if not peaks:
+        fitted = _fit_grid(search, info)
+        if fitted != search:
+            return replace(measured, stalled=0, search=fitted)
+    if search.subset:
+        return _decide_on_subset(context, measured, old, info)
+    if peaks:
+        return _decide_on_peaks(measured, old, info, improving)
+    return _decide_on_grids(measured, old, info, improving)
+
+
+def _fit_grid(search: SearchState, info: IterationInfo) -> SearchState:
+    """Refine the grid where posteriors are narrower than its cells, coarsen it where they are very broad."""
+    if info.effective_orientations < _SHARP_POSTERIOR and search.fineness < _FINEST:
+        return replace(search, fineness=2 * search.fineness)
+    if info.effective_orientations > _BROAD_POSTERIOR and search.fineness > _COARSEST:
+        return replace(search, fineness=search.fineness / 2)
+    return search
+
+
+def _decide_on_subset(
+    context: RefineContext, measured: RefinementState, old: RefinementState, info: IterationInfo
+) -> RefinementState:
+    """Search the same part of the particles again while better poses raise the resolution, else a larger one.
+
+    Where poses have settled the number of images is what limits the map. Newcomers have no pose yet, so all
+    orientations are searched until everything has been searched once.
+    """
+    rose = measured.best_shell > old.best_shell
+    if rose and not _settled(info):
+        return replace(measured, stalled=0)
+    subset = larger_subset(measured.search.subset, context.half_i)
+    return replace(measured, stalled=0, search=replace(measured.search, subset=subset, newcomers=True))
+
+
+def _settled(info: IterationInfo) -> bool:
+    return info.angle_change_deg is not None and info.angle_change_deg < _SETTLED_DEG
+
+
+def _decide_on_peaks(
+    measured: RefinementState, old: RefinementState, info: IterationInfo, improving: bool
+) -> RefinementState:
+    """Posteriors are peaks: they climb from where they are once poses have settled.
+
+    When neither the resolution rises nor the map changes, all orientations are searched once more; if that
+    changes nothing either, the refinement has converged.
+    """
+    search = measured.search
+    if improving:
+        return replace(measured, stalled=0, search=replace(search, local=_settled(info)))
+    local = replace(search, local=not old.search.local)
+    return replace(measured, stalled=old.stalled + 1, search=local, converged=not old.search.local)
+
+
+def _decide_on_grids(
+    measured: RefinementState, old: RefinementState, info: IterationInfo, improving: bool
+) -> RefinementState:
+    """Posteriors are grids that fit them.
+
+    When neither the resolution rises nor the map changes by more than a turn of the grid does, the search
+    becomes local, then finer, and then has converged.
+    """
+    search = measured.search
+    if improving:
+        return replace(measured, stalled=0)
+    if not search.local:
+        return replace(measured, stalled=0, search=replace(search, local=True))
+    if search.fineness < _FINE_ENOUGH and info.effective_orientations < _WORTH_REFINING:
+        return replace(measured, stalled=0, search=replace(search, fineness=2 * search.fineness))
+    stalled = old.stalled + 1
+    return replace(measured, stalled=stalled, converged=stalled >= 2)

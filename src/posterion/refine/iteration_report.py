@@ -1,0 +1,113 @@
+"""What an iteration reports: means over particles, and what changed since the one before."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posterion.inference.search import SearchPlan
+from posterion.mapping.fsc import fourier_shell_correlation
+from posterion.physics.rotations import angular_distance_deg
+from posterion.physics.symmetry import point_group_operators
+from posterion.refine.context import RefineContext
+from posterion.refine.expectation_step import ExpectationSums
+from posterion.refine.state import IterationInfo, ParticleEstimates, RefinementState
+
+__all__ = ["report"]
+
+_BLOCK = 2**14
+
+
+def report(
+    context: RefineContext,
+    old: RefinementState,
+    new: RefinementState,
+    plan: SearchPlan,
+    sums: ExpectationSums,
+    seconds: dict[str, float],
+) -> IterationInfo:
+    """Summarise an iteration for people and for the schedule.
+
+    Parameters
+    ----------
+    context : the run
+    old, new : before and after it
+    plan : how poses were searched
+    sums : of its expectation step
+    seconds : wall seconds per phase
+    """
+    edge = context.box * context.pixel_size
+    found, last = new.particles, plan.levels[-1]
+    grid = plan.grid(len(plan.levels) - 1)
+    operators = point_group_operators(context.config.point_group)
+    used = found.usable if found.usable.any() else np.ones(1, bool)
+    count, searched = max(int(found.usable.sum()), 1), sums.searched
+    angle_change_deg, shift_change_px = _pose_changes(old.particles, found, operators)
+    return IterationInfo(
+        iteration=new.iteration,
+        particles=searched,
+        resolution_angstrom=edge / new.resolution_shell,
+        compared_to_angstrom=edge / plan.radius,
+        angular_step_deg=grid.step_deg,
+        shift_step_px=last.shift_step_px,
+        search=_name_of_search(old, plan),
+        pmax=float(found.pmax[used].mean(dtype=np.float64)),
+        log_likelihood=float(found.log_likelihood[used].mean(dtype=np.float64)),
+        effective_orientations=float(np.median(found.effective_orientations[used])),
+        support_share=float(found.effective_orientations[used].mean(dtype=np.float64) / plan.cell_count),
+        angle_change_deg=angle_change_deg,
+        shift_change_px=shift_change_px,
+        map_change=_map_change(old, new),
+        scored_rotations=sums.scored / count,
+        poses_scored=[count.scored / searched for count in sums.counts],
+        poses_kept=[count.kept / searched for count in sums.counts],
+        gaussian_share=sums.gaussian / count,
+        diverged=sums.diverged,
+        quarantined=searched - int(found.usable.sum()),
+        seconds=seconds,
+    )
+
+
+def _name_of_search(old: RefinementState, plan: SearchPlan) -> str:
+    if old.search.local:
+        return "local"
+    return "dense" if len(plan.levels) == 1 else "global"
+
+
+def _pose_changes(
+    old: ParticleEstimates, new: ParticleEstimates, operators: NDArray[np.float64]
+) -> tuple[float | None, float | None]:
+    """Median angle, degrees, and shift, pixels, between the poses of two iterations; None without any.
+
+    Equivalent poses count as equal. Taken block by block: memory for one number per particle.
+    """
+    both = old.usable & new.usable
+    if not both.any():
+        return None, None
+    changes = []
+    for change in (_turned_deg, _moved_px):
+        change_i = np.empty(len(both), np.float32)
+        for start in range(0, len(both), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            change_i[block] = change(old, new, block, operators)
+        changes.append(float(np.median(change_i[both])))
+    return changes[0], changes[1]
+
+
+def _turned_deg(
+    old: ParticleEstimates, new: ParticleEstimates, block: slice, operators: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    before, now = old.matrices[block].astype(np.float64), new.matrices[block].astype(np.float64)
+    return np.asarray(np.min([angular_distance_deg(before, now @ s) for s in operators], axis=0))
+
+
+def _moved_px(
+    old: ParticleEstimates, new: ParticleEstimates, block: slice, _operators: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    return np.asarray(np.hypot(*(new.shifts_px[block] - old.shifts_px[block]).T))
+
+
+def _map_change(old: RefinementState, new: RefinementState) -> float:
+    """One minus the mean FSC of the new map with the old one, up to the resolution."""
+    fsc_s = fourier_shell_correlation(old.half_maps.mean(axis=0), new.half_maps.mean(axis=0))
+    return float(1 - fsc_s[1 : new.resolution_shell + 1].mean())
