@@ -11,6 +11,7 @@ from posterion.inference.search import (
     LevelCount,
     SearchPlan,
     above_floor,
+    floor_of_starts,
     loss_of_cell,
     total_counts,
     within_margin,
@@ -49,6 +50,14 @@ def test_a_coarse_cell_gets_a_wider_margin() -> None:
     keep_r, _ = within_margin(log_prob, lossy, 0)
     np.testing.assert_array_equal(keep_r, np.flatnonzero((log_prob >= 90).any(axis=1)))
     np.testing.assert_array_equal(within_margin(log_prob, lossy, 1)[0], within_margin(log_prob, PLAN, 1)[0])
+
+
+def test_climbing_starts_from_fewer_cells_than_are_divided() -> None:
+    """0.7 of what the best pose of a cell may lose, but never less than the margin."""
+    lossy = replace(PLAN, levels=(Level(1, 5, 1.0, cell_loss=0.1), PLAN.levels[1]))
+    assert floor_of_starts(100.0, lossy) == pytest.approx(93)
+    assert floor_of_starts(20.0, lossy) == pytest.approx(20 - PLAN.margin_nats)
+    assert floor_of_starts(-50.0, lossy) == pytest.approx(-50 - PLAN.margin_nats)
 
 
 def test_at_most_so_many_rotations_survive_and_the_best_do() -> None:

@@ -29,7 +29,7 @@ from posterion.inference.search import (
     LevelCount,
     Pruning,
     SearchPlan,
-    floor_of_level,
+    floor_of_starts,
     margin_rule,
     total_counts,
 )
@@ -192,7 +192,7 @@ class _Starts:
 
     def _best_cells(self, row: int, shared: SharedGrid, scores_tr: NDArray[np.float32]) -> PoseList:
         best_r = scores_tr.max(axis=0)
-        floor = floor_of_level(float(best_r.max()), self.plan, 0)
+        floor = floor_of_starts(float(best_r.max()), self.plan)
         chosen = apart(shared.matrices, best_r, floor, self.plan.grid(0).step_deg)
         shifts_px = self.shifts_px[scores_tr[:, chosen].argmax(axis=0)]
         return PoseList(np.full(len(chosen), row, np.int32), shared.matrices[chosen], shifts_px)

@@ -26,7 +26,7 @@ __all__ = [
     "SearchPlan",
     "above_floor",
     "band_of_order",
-    "floor_of_level",
+    "floor_of_starts",
     "loss_of_cell",
     "margin_rule",
     "require_search",
@@ -41,7 +41,8 @@ LOG_INVERSE_EPSILON = float(np.log(1e5))
 """A pose this many nats below the best is left out: beyond it lie 3e-4 of a normal posterior in five."""
 
 _BAND_FACTOR = 1.2
-_CELL_LOSS = 0.35
+_CELL_LOSS = 0.5
+_START_SHARE = 0.7
 
 
 def require_search(search: str) -> None:
@@ -223,13 +224,18 @@ def within_margin(log_prob_rt: NDArray[np.float32], plan: SearchPlan, level: int
     plan : gives the margin, the loss and the largest number of rotations
     level : index into the plan's levels
     """
-    floor = floor_of_level(float(log_prob_rt.max()), plan, level)
+    best = float(log_prob_rt.max())
+    floor = best - max(plan.margin_nats, plan.levels[level].cell_loss * best)
     return above_floor(log_prob_rt, floor, plan.max_rotations)
 
 
-def floor_of_level(best: float, plan: SearchPlan, level: int) -> float:
-    """Least log-probability with which a cell may still hold a pose within the margin of the best one."""
-    return best - max(plan.margin_nats, plan.levels[level].cell_loss * best)
+def floor_of_starts(best: float, plan: SearchPlan) -> float:
+    """Least log-probability of a first level's cell from which climbing is worth while.
+
+    A cell that is divided has to hold the peak; climbing also finds one beside the cell that it starts
+    from, so 0.7 of the loss is enough.
+    """
+    return best - max(plan.margin_nats, _START_SHARE * plan.levels[0].cell_loss * best)
 
 
 def margin_rule(plan: SearchPlan) -> Pruning:
