@@ -37,6 +37,7 @@ class Point:
     snr: float = 0.1
     shift_range_px: float = 5.0
     bfactor_angstrom2: float = 0.0
+    shift_sd_px: float = 2.0
 
 
 def series_points(name: str, tiny: bool) -> list[Point]:
@@ -48,13 +49,14 @@ def series_points(name: str, tiny: bool) -> list[Point]:
     if name == "box":
         return [Point(name, b, b, some) for b in ((24, 32, 48) if tiny else (64, 128, 192, 256))]
     if name == "shifts":
-        ranges = (2.0, 4.0) if tiny else (3.0, 6.0, 12.0)
-        return [Point(name, r, box, some, shift_range_px=r) for r in ranges]
+        # The same images, their shifts within the smallest range.
+        ranges = (2.0, 4.0) if tiny else (3.0, 6.0, 12.0, 24.0)
+        return [Point(name, r, box, 2 * some, shift_range_px=r, shift_sd_px=1.2) for r in ranges]
     edge = EDGE_OVER_DIAMETER * EMBEDDED_DIAMETER
     # An envelope exp(-B s^2/4) that is exp(-1) at a share of Nyquist's frequency keeps the resolution below.
-    cuts = (0.3, 0.6) if tiny else (0.2, 0.35, 0.6)
+    cuts = (0.3, 0.6) if tiny else (0.1, 0.2, 0.35, 0.6)
     return [
-        Point(name, cut, box, some, bfactor_angstrom2=round(4 * (2 * edge / box / cut) ** 2, 1))
+        Point(name, cut, box, 2 * some, bfactor_angstrom2=round(4 * (2 * edge / box / cut) ** 2, 1))
         for cut in cuts
     ]
 
@@ -70,7 +72,7 @@ def measure(point: Point, folder: Path, options: argparse.Namespace) -> dict[str
         [
             *("simulate", *source, "-o", images, "-n", point.particles, "--box", point.box),
             *("--pixel-size", pixel, "--snr", point.snr, "--bfactor", point.bfactor_angstrom2),
-            *("--shift", min(point.shift_range_px, 5.0) / 2.5 * pixel, "--seed", options.seed),
+            *("--shift", point.shift_sd_px * pixel, "--seed", options.seed),
         ],
         folder / "simulate.log",
     )

@@ -54,6 +54,20 @@ def test_a_command_is_measured_and_a_failure_ends_it(script, tmp_path: Path) -> 
         command(["symmetry", "Q9"], tmp_path / "wrong.log")
 
 
+def test_the_clock_keeps_what_the_first_batches_take_more_apart(  # type: ignore[no-untyped-def]
+    script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two halves of 5 and 4 images: 2 s an image, 10 s more in the first batch of each half."""
+    iterations = script("iterations")
+    seconds = iter(np.cumsum([100.0, 14.0, 4.0, 2.0, 14.0, 4.0]).tolist())
+    monkeypatch.setattr(iterations.time, "process_time", lambda: next(seconds))
+    clock = iterations.BatchClock([5, 4])
+    for count in (2, 2, 1, 2, 2):
+        clock(count)
+    assert clock.per_particle() == pytest.approx(2.0)
+    assert clock.references() == pytest.approx(20.0)
+
+
 def test_crossing(script) -> None:  # type: ignore[no-untyped-def]
     crossing = script("quality").crossing
     assert crossing(np.array([1.0, 1.0, 0.75, 0.25, 0.0]), 0.5) == pytest.approx(2.5)
