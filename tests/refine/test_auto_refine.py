@@ -260,10 +260,30 @@ def test_a_part_of_the_particles(
     assert np.median(error[newcomers]) < 1
 
 
+def test_a_look_finds_images_that_are_on_a_lower_peak(inputs: Inputs, states: list[Any]) -> None:
+    """A sixth of the poses are turned over beforehand; the look tells how many, and changes nothing."""
+    state = states[-1][0]
+    wrong = np.arange(COUNT) % 6 == 0
+    poses = np.diag([-1.0, 1.0, -1.0]) @ state.particles.matrices
+    matrices = np.where(wrong[:, None, None], poses, state.particles.matrices).astype(np.float32)
+    old = replace(
+        state,
+        particles=replace(state.particles, matrices=matrices),
+        search=replace(state.search, local=False, subset=30, look=True),
+    )
+    with Workers(2) as workers:
+        found, info, _ = step(inputs.context(workers), old)
+    looked_at = subsets.searched(inputs.half_i, 30, inputs.config.seed)
+    assert (info.search, info.particles) == ("look", 60)
+    assert info.moved_share == pytest.approx(wrong[looked_at].mean(), abs=0.05)
+    assert found.particles is old.particles
+    assert found.half_maps is old.half_maps
+
+
 def test_the_last_iteration_uses_all_particles(inputs: Inputs, first: tuple[RefinementState, float]) -> None:
     """A run may be told to stop before its subsets have grown to the full set."""
     with Workers(2) as workers:
-        part = replace(first[0], search=replace(first[0].search, subset=12))
+        part = replace(first[0], search=replace(first[0].search, subset=12, look=True))
         state, info, _ = step(inputs.context(workers), part, final=True)
     assert info.particles == COUNT
     assert state.particles.usable.all()

@@ -117,3 +117,24 @@ def test_a_part_grows_to_the_full_set_and_never_ends_a_run(kind: dict[str, float
     assert found.search == SearchState(subset=0, newcomers=True)
     assert not found.converged
     assert not after(found, told(**kind), 20_000).search.newcomers
+
+
+def test_large_sets_take_a_look_at_a_part_before_everything_is_searched_once_more() -> None:
+    found = after(state(local=True), told(**PEAKS), 8000, **UNCHANGED)
+    assert found.search == SearchState(subset=1000, look=True)
+    everything = replace(context(8000).config, subset="all")
+    chosen = SimpleNamespace(half_i=context(8000).half_i, config=everything)
+    asked = decide(chosen, replace(state(local=True), iteration=5), state(local=True), told(**PEAKS))
+    assert asked.search == SearchState()
+
+
+@pytest.mark.parametrize(("moved", "converged"), [(0.0, True), (0.004, True), (0.006, False), (None, False)])
+def test_a_look_changes_nothing_but_what_comes_next(moved: float | None, converged: bool) -> None:
+    old = state(subset=1000, look=True)
+    other_map = np.ones((2, 2, 2, 2), np.float32)
+    found = after(old, told(**PEAKS, moved_share=moved), 8000, half_maps=other_map, best_shell=25)
+    assert found.converged is converged
+    assert found.search == SearchState(local=converged)
+    assert (found.iteration, found.best_shell) == (5, 20)
+    assert found.half_maps is old.half_maps
+    assert found.particles is old.particles

@@ -99,7 +99,7 @@ def step(
     """
     start = time.perf_counter()
     if final:
-        state = replace(state, search=replace(state.search, subset=0))
+        state = replace(state, search=replace(state.search, subset=0, look=False))
     nyquist = (context.box - 1) // 2
     # Where poses are hardly known halves agree on their average over orientations: no reason to hurry.
     known = state.search.support_share < _KNOWN_SHARE

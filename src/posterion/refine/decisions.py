@@ -16,6 +16,7 @@ _BROAD_POSTERIOR, _WORTH_REFINING = 200.0, 50.0
 _COARSEST, _FINE_ENOUGH, _FINEST = 0.5, 4.0, 16.0
 _GRIDS_UNCHANGED, _PEAKS_UNCHANGED = 0.02, 0.002
 _MOSTLY, _SETTLED_DEG = 0.5, 1.0
+_FEW_MOVED = 0.005
 _NOTHING_KNOWN, _BEST_ONLY_ITERATIONS = 0.3, 3
 
 
@@ -28,9 +29,13 @@ def first_search(context: RefineContext, support_share: float) -> SearchState:
     support_share : mean effective number of rotations of a posterior over the number of cells of its grid
     """
     best_only = support_share > _NOTHING_KNOWN
-    everyone = best_only or context.config.subset == "all"
-    subset = 0 if everyone else first_subset(context.half_i)
+    subset = 0 if best_only else _sample(context)
     return SearchState(support_share=support_share, best_only=best_only, subset=subset)
+
+
+def _sample(context: RefineContext) -> int:
+    """Particles of each half that stand for all of them; 0 where only all do."""
+    return 0 if context.config.subset == "all" else first_subset(context.half_i)
 
 
 def decide(
@@ -45,6 +50,8 @@ def decide(
     old : what it started from
     info : its numbers
     """
+    if old.search.look:
+        return _decide_after_look(measured, old, info)
     best_only = measured.search.best_only and measured.iteration < _BEST_ONLY_ITERATIONS
     search = replace(measured.search, support_share=info.support_share, best_only=best_only, newcomers=False)
     if measured.search.best_only:
@@ -60,7 +67,7 @@ def decide(
     if search.subset:
         return _decide_on_subset(context, measured, old, info)
     if peaks:
-        return _decide_on_peaks(measured, old, info, improving)
+        return _decide_on_peaks(context, measured, old, info, improving)
     return _decide_on_grids(measured, old, info, improving)
 
 
@@ -93,18 +100,37 @@ def _settled(info: IterationInfo) -> bool:
 
 
 def _decide_on_peaks(
-    measured: RefinementState, old: RefinementState, info: IterationInfo, improving: bool
+    context: RefineContext,
+    measured: RefinementState,
+    old: RefinementState,
+    info: IterationInfo,
+    improving: bool,
 ) -> RefinementState:
     """Posteriors are peaks: they climb from where they are once poses have settled.
 
-    When neither the resolution rises nor the map changes, all orientations are searched once more; if that
-    changes nothing either, the refinement has converged.
+    When neither the resolution rises nor the map changes, all orientations are searched once more, of large
+    sets at first those of a part; if that changes nothing either, the refinement has converged.
     """
     search = measured.search
     if improving:
         return replace(measured, stalled=0, search=replace(search, local=_settled(info)))
-    local = replace(search, local=not old.search.local)
-    return replace(measured, stalled=old.stalled + 1, search=local, converged=not old.search.local)
+    if old.search.local:
+        sample = _sample(context)
+        search = replace(search, local=False, subset=sample, look=sample > 0)
+        return replace(measured, stalled=old.stalled + 1, search=search)
+    return replace(measured, stalled=old.stalled + 1, search=replace(search, local=True), converged=True)
+
+
+def _decide_after_look(
+    measured: RefinementState, old: RefinementState, info: IterationInfo
+) -> RefinementState:
+    """End where nearly all of a part that was searched everywhere stayed on their peaks, else search all.
+
+    Maps and poses stay those of all particles.
+    """
+    stayed = info.moved_share is not None and info.moved_share < _FEW_MOVED
+    search = replace(old.search, subset=0, look=False, local=stayed)
+    return replace(old, iteration=measured.iteration, search=search, converged=stayed)
 
 
 def _decide_on_grids(

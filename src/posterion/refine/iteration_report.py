@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,7 @@ from posterion.refine.state import IterationInfo, ParticleEstimates, RefinementS
 __all__ = ["report"]
 
 _BLOCK = 2**14
+_OTHER_PEAK_STEPS = 2.0
 
 
 def report(
@@ -42,7 +45,9 @@ def report(
     operators = point_group_operators(context.config.point_group)
     used = found.usable if found.usable.any() else np.ones(1, bool)
     count, searched = max(int(found.usable.sum()), 1), sums.searched
-    angle_change_deg, shift_change_px = _pose_changes(old.particles, found, operators)
+    angle_change_deg, shift_change_px, moved_share = _pose_changes(
+        old.particles, found, operators, _OTHER_PEAK_STEPS * grid.step_deg
+    )
     return IterationInfo(
         iteration=new.iteration,
         particles=searched,
@@ -57,6 +62,7 @@ def report(
         support_share=float(found.effective_orientations[used].mean(dtype=np.float64) / plan.cell_count),
         angle_change_deg=angle_change_deg,
         shift_change_px=shift_change_px,
+        moved_share=moved_share,
         map_change=_map_change(old, new),
         scored_rotations=sums.scored / count,
         poses_scored=[count.scored / searched for count in sums.counts],
@@ -69,29 +75,39 @@ def report(
 
 
 def _name_of_search(old: RefinementState, plan: SearchPlan) -> str:
-    if old.search.local:
-        return "local"
+    if old.search.local or old.search.look:
+        return "local" if old.search.local else "look"
     return "dense" if len(plan.levels) == 1 else "global"
 
 
 def _pose_changes(
-    old: ParticleEstimates, new: ParticleEstimates, operators: NDArray[np.float64]
-) -> tuple[float | None, float | None]:
-    """Median angle, degrees, and shift, pixels, between the poses of two iterations; None without any.
+    old: ParticleEstimates, new: ParticleEstimates, operators: NDArray[np.float64], other_peak_deg: float
+) -> tuple[float | None, float | None, float | None]:
+    """Median angle, degrees, and shift, pixels, between two iterations, and the share on another peak.
 
-    Equivalent poses count as equal. Taken block by block: memory for one number per particle.
+    None without any particle that has both poses. Equivalent poses count as equal. Taken block by block:
+    memory for one number per particle.
     """
     both = old.usable & new.usable
     if not both.any():
-        return None, None
-    changes = []
-    for change in (_turned_deg, _moved_px):
-        change_i = np.empty(len(both), np.float32)
-        for start in range(0, len(both), _BLOCK):
-            block = slice(start, start + _BLOCK)
-            change_i[block] = change(old, new, block, operators)
-        changes.append(float(np.median(change_i[both])))
-    return changes[0], changes[1]
+        return None, None, None
+    turned_deg = _of_each(_turned_deg, old, new, operators)[both]
+    angle, moved_share = float(np.median(turned_deg)), float(np.mean(turned_deg > other_peak_deg))
+    del turned_deg
+    return angle, float(np.median(_of_each(_moved_px, old, new, operators)[both])), moved_share
+
+
+_Change = Callable[[ParticleEstimates, ParticleEstimates, slice, NDArray[np.float64]], NDArray[np.floating]]
+
+
+def _of_each(
+    change: _Change, old: ParticleEstimates, new: ParticleEstimates, operators: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    change_i = np.empty(len(old.usable), np.float32)
+    for start in range(0, len(change_i), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        change_i[block] = change(old, new, block, operators)
+    return change_i
 
 
 def _turned_deg(

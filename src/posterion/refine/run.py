@@ -295,6 +295,11 @@ def _refuse_empty_halves(context: RefineContext, usable: NDArray[np.bool_]) -> N
 def _line(info: IterationInfo) -> str:
     """Say what an iteration did, in one line."""
     phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in info.seconds.items())
+    if info.search == "look" and info.moved_share is not None:
+        return (
+            f"iteration {info.iteration}, {info.particles:,} particles: a look at all orientations; "
+            f"{100 * info.moved_share:.2f} % have a higher peak elsewhere; {phases}"
+        )
     changes = ""
     if info.angle_change_deg is not None:
         changes = f"changes {info.angle_change_deg:.2f} deg and {info.shift_change_px:.2f} px, "

@@ -41,6 +41,8 @@ class SearchState:
     best_only : take each image's best pose, as projection matching does, instead of its posterior
     subset : particles of each half that the next iteration searches; 0 for all
     newcomers : whether some of them have not been searched before
+    look : whether the next iteration only looks, at all orientations of a part of the particles, if they are
+        on their highest peaks; it then changes nothing
     """
 
     fineness: float = 1.0
@@ -49,6 +51,7 @@ class SearchState:
     best_only: bool = False
     subset: int = 0
     newcomers: bool = False
+    look: bool = False
 
 
 def local_radius_deg(levels: tuple[Level, ...]) -> float:

@@ -132,6 +132,7 @@ class IterationInfo:
     particles : how many were searched, quarantined ones among them
     resolution_angstrom : last shell at which the FSC inside the mask is above 0.143
     compared_to_angstrom : finest resolution at which images were compared
+    moved_share : share of these particles that turned by more than two steps of the grid, to another peak
     map_change : 1 - mean correlation per shell of the new map with the old, up to the resolution
     pmax, log_likelihood : means over particles
     effective_orientations : median over particles
@@ -158,6 +159,7 @@ class IterationInfo:
     support_share: float
     angle_change_deg: float | None
     shift_change_px: float | None
+    moved_share: float | None
     map_change: float
     scored_rotations: float
     poses_scored: list[float]
