@@ -53,7 +53,7 @@ def test_a_bad_micrograph_among_good_ones(
     assert run(monkeypatch, folder, *options) == 1
     shown = capsys.readouterr().err
     assert "b.mrc cannot be read" in shown
-    assert "particles of 1 of 2 micrographs could not be extracted" in shown
+    assert "1 of 2 micrographs gave no particles" in shown
 
 
 def test_an_odd_box_and_missing_micrographs(

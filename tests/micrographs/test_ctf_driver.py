@@ -90,15 +90,15 @@ def test_repeated_and_stopped_runs_give_the_same_files(
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert ctf(sources, whole, threads=2, draw=draw).reused == 0
     with monkeypatch.context() as patched:
-        attempt, calls = ctf_driver._attempt, []
+        estimated, calls = ctf_driver._estimated, []
 
-        def dies(job: object) -> object:
-            calls.append(job)
-            if len(calls) == 2:
+        def dies(fit: object) -> object:
+            calls.append(fit)
+            if len(calls) > 1:
                 raise KeyboardInterrupt
-            return attempt(job)  # type: ignore[arg-type]
+            return estimated(fit)  # type: ignore[arg-type]
 
-        patched.setattr(ctf_driver, "_attempt", dies)
+        patched.setattr(ctf_driver, "_estimated", dies)
         with pytest.raises(KeyboardInterrupt):
             ctf(sources, stopped, threads=1, draw=draw)
     assert (stopped / "ctf" / "a.json").exists()
@@ -149,9 +149,9 @@ def test_a_poor_fit_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     for limit, pixel_size, is_told in ((12.3, 1.0, True), (9.0, 1.0, False), (12.3, 4.0, False)):
         caplog.clear()
         record = CtfRecord(CtfParameters(1e4, 1e4, 0.0), 0.1, 20.0, limit)
-        job = ctf_driver._Job(Path("m.mrc"), pixel_size, CtfOptions(), None, tmp_path / "m.json", None)
+        fit = ctf_driver._Fit(Path("m.mrc"), pixel_size, CtfOptions(), None, tmp_path / "m.json", None)
         with caplog.at_level(logging.WARNING, "posterion"):
-            ctf_driver._kept(job, record, None, None)
+            ctf_driver._tell_if_poor(fit, record)
         assert ("m.mrc: rings fit to 12.3 A only" in caplog.text) == is_told
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from posterion.cli._micrographs import Output, Threads
 from posterion.data.particles import Supplement
 from posterion.errors import PosterionError
 from posterion.micrographs.ctf_driver import CtfRun
@@ -29,7 +30,7 @@ def ctf(
         typer.Argument(help="Micrographs (MRC, also .gz and .bz2, TIFF, PNG), or one STAR file of them."),
     ],
     *,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; made if needed.")],
+    output: Output,
     pixel_size: Annotated[
         float | None, typer.Option(help="Angstrom; from MRC headers or the STAR file if absent.", min=0.01)
     ] = None,
@@ -57,7 +58,7 @@ def ctf(
     patches: Annotated[
         str | None, typer.Option(help="Fit the defocus of patches too: columns x rows, for example 4x3.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads; all cores if absent.", min=1)] = None,
+    threads: Threads = None,
 ) -> None:
     """Estimate the CTF of micrographs from their Thon rings: defocus, astigmatism, phase shift.
 

@@ -1,11 +1,11 @@
 """Command ``posterion extract``: particle images out of micrographs."""
 
-import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from posterion.cli._micrographs import Output, Threads, end_if_failed
 from posterion.cli._supplement import AmplitudeContrast, Cs, PixelSize, Voltage
 from posterion.data.particles import Supplement
 from posterion.micrographs.extract_run import ExtractResult
@@ -25,7 +25,7 @@ def extract(
         ),
     ],
     *,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; made if needed.")],
+    output: Output,
     box: Annotated[int, typer.Option(help="Edge of the windows, pixels of the micrograph; even.")],
     bin_to: Annotated[
         float | None, typer.Option(help="Pixel size to rescale to, A, by Fourier cropping.", min=0.0)
@@ -56,9 +56,7 @@ def extract(
     voltage: Voltage = None,
     cs: Cs = None,
     amplitude_contrast: AmplitudeContrast = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Micrographs at a time; all cores if absent.", min=1)
-    ] = None,
+    threads: Threads = None,
 ) -> None:
     """Cut particles out of micrographs: rescaled, protein white, background normalised.
 
@@ -84,13 +82,7 @@ def extract(
         progress=Progress,
     )
     typer.echo(_told(result))
-    if result.failures:
-        logging.getLogger("posterion").warning(
-            "particles of %d of %d micrographs could not be extracted; reasons are above and in summary.json",
-            len(result.failures),
-            result.micrographs,
-        )
-        raise typer.Exit(1)
+    end_if_failed(len(result.failures), result.micrographs, "gave no particles")
 
 
 def _told(result: ExtractResult) -> str:

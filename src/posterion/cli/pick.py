@@ -1,11 +1,11 @@
 """Command ``posterion pick``: particles in micrographs."""
 
-import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from posterion.cli._micrographs import Output, Threads, end_if_failed
 from posterion.cli._supplement import AmplitudeContrast, Cs, PixelSize, Voltage
 from posterion.data.particles import Supplement
 from posterion.errors import PosterionError
@@ -25,7 +25,7 @@ def pick(
     diameter: Annotated[
         float, typer.Option("-d", "--diameter", help="Diameter of the particle, A.", min=0.0)
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; made if needed.")],
+    output: Output,
     template: Annotated[
         Path | None,
         typer.Option(help="Map (MRC, PDB, mmCIF) or class averages (.mrcs), protein white; balls if absent."),
@@ -62,9 +62,7 @@ def pick(
     voltage: Voltage = None,
     cs: Cs = None,
     amplitude_contrast: AmplitudeContrast = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Micrographs at a time; all cores if absent.", min=1)
-    ] = None,
+    threads: Threads = None,
 ) -> None:
     """Find particles in micrographs, by a template or as blobs, with a threshold from the noise.
 
@@ -96,13 +94,7 @@ def pick(
             "no particles were found in any micrograph: check --diameter and --white-protein, "
             "or allow more with --false-positives"
         )
-    if result.failures:
-        logging.getLogger("posterion").warning(
-            "%d of %d micrographs could not be picked; the reasons are above and in summary.json",
-            len(result.failures),
-            len(result.records),
-        )
-        raise typer.Exit(1)
+    end_if_failed(len(result.failures), len(result.records), "could not be picked")
 
 
 def _told(result: PickResult) -> str:

@@ -5,28 +5,23 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
-from posterion.compute import StageProgress, Workers
+from posterion.compute import StageProgress
 from posterion.data.atomic import write_text
 from posterion.data.particles import Supplement
 from posterion.data.star import write_star
 from posterion.errors import PosterionError
 from posterion.micrographs.ctf_estimation import CtfEstimate, CtfOptions, estimate_ctf, fit_band
 from posterion.micrographs.ctf_patches import PatchDefocus, defocus_gradient, patch_defoci
-from posterion.micrographs.ctf_records import (
-    CtfRecord,
-    load_record,
-    micrograph_columns,
-    patch_table,
-    save_record,
-)
+from posterion.micrographs.ctf_records import CtfRecord, micrograph_columns, patch_table
 from posterion.micrographs.ctf_rings import MicroscopeOptics
 from posterion.micrographs.micrograph_set import MicrographSet, micrograph_set, write_micrographs
 from posterion.micrographs.reading import read_micrograph
+from posterion.micrographs.streaming import Job, file_state, process_all
 
 __all__ = ["CtfRun", "StageProgress", "ctf"]
 
@@ -104,24 +99,29 @@ def ctf(
     folder, options = Path(output), options or CtfOptions()
     _claim(folder)
     micrographs = micrograph_set(sources, supplement)
-    jobs = _jobs(micrographs, folder, options, patches, draw is not None)
-    known: list[CtfRecord | str | None] = [_finished(job) for job in jobs]
-    todo = [index for index, record in enumerate(known) if record is None]
-    shown = progress("CTF", len(todo), "micrographs") if progress and todo else nullcontext()
-    with shown as stage, Workers(threads) as workers:
-        results = workers.map_ordered(_attempt, [jobs[index] for index in todo])
-        for index, (record, estimate) in zip(todo, results, strict=True):
-            known[index] = _kept(jobs[index], record, estimate, draw)
-            if stage is not None:
-                stage.advance()
-    records = tuple(record for record in known if record is not None)
+    fits = _fits(micrographs, folder, options, patches, draw is not None)
+    drawing = Lock()
+
+    def work(index: int) -> dict[str, Any]:
+        record, estimate = _estimated(fits[index])
+        _tell_if_poor(fits[index], record)
+        figure_path = fits[index].figure_path
+        if draw is not None and figure_path is not None:
+            with drawing:  # figures share their library's caches
+                draw(estimate, figure_path, fits[index].path.name)
+        return asdict(record)
+
+    jobs = [fit.job() for fit in fits]
+    outcome = process_all(jobs, work, stage="CTF", progress=progress, threads=threads)
+    reasons = iter(failure.reason for failure in outcome.failures)
+    records = tuple(next(reasons) if r is None else CtfRecord.from_dict(r) for r in outcome.records)
     star_path = _write(folder, micrographs, records, options)
-    return CtfRun(micrographs, records, star_path, len(jobs) - len(todo))
+    return CtfRun(micrographs, records, star_path, outcome.resumed)
 
 
 @dataclass(frozen=True)
-class _Job:
-    """One micrograph: what to read, how to fit it, where its results go, and what they depend on."""
+class _Fit:
+    """One micrograph: what to read, how to fit it, and where its results go."""
 
     path: Path
     pixel_size_angstrom: float
@@ -130,21 +130,17 @@ class _Job:
     record_path: Path
     figure_path: Path | None
 
-    def settings(self) -> dict[str, Any]:
-        """All that the numbers depend on, as JSON gives it back."""
-        try:
-            status = self.path.stat()
-            file = [str(self.path.absolute()), status.st_size, status.st_mtime_ns]
-        except OSError:
-            file = [str(self.path.absolute())]
-        said = {
+    def job(self) -> Job:
+        """Say what the numbers depend on, and which files hold them."""
+        settings = {
             "algorithm": _ALGORITHM,
-            "file": file,
+            "file": file_state(self.path),
             "pixel_size_angstrom": self.pixel_size_angstrom,
             "options": asdict(self.options),
             "patches": self.patches,
         }
-        return dict(json.loads(json.dumps(said)))
+        products = () if self.figure_path is None else (self.figure_path,)
+        return Job(str(self.path), settings, self.record_path, products)
 
 
 def _claim(folder: Path) -> None:
@@ -158,14 +154,14 @@ def _claim(folder: Path) -> None:
         )
 
 
-def _jobs(
+def _fits(
     micrographs: MicrographSet,
     folder: Path,
     options: CtfOptions,
     patches: tuple[int, int] | None,
     has_figures: bool,
-) -> list[_Job]:
-    jobs, used = [], set[str]()
+) -> list[_Fit]:
+    fits, used = [], set[str]()
     for index, path in enumerate(micrographs.paths):
         stem, number = path.name.split(".mrc")[0] if ".mrc" in path.name else path.stem, 1
         name = stem
@@ -178,59 +174,38 @@ def _jobs(
         figure = folder / "diagnostics" / f"{name}.png" if has_figures else None
         record = folder / "ctf" / f"{name}.json"
         own = replace(options, optics=optics)
-        jobs.append(_Job(path, group.pixel_size_angstrom, own, patches, record, figure))
-    return jobs
+        fits.append(_Fit(path, group.pixel_size_angstrom, own, patches, record, figure))
+    return fits
 
 
-def _finished(job: _Job) -> CtfRecord | None:
-    """Return the record of an earlier run with the same settings and its figure, if there is one."""
-    if job.figure_path is not None and not job.figure_path.exists():
-        return None
-    return load_record(job.record_path, job.settings())
-
-
-def _attempt(job: _Job) -> tuple[CtfRecord | str, CtfEstimate | None]:
-    """Fit one micrograph; the sentence of the mistake where that cannot be done."""
+def _estimated(fit: _Fit) -> tuple[CtfRecord, CtfEstimate]:
+    """Fit one micrograph; raises a `PosterionError` that names it where that cannot be done."""
+    values = read_micrograph(fit.path).values
     try:
-        values = read_micrograph(job.path).values
-    except PosterionError as error:
-        return str(error), None
-    try:
-        estimate = estimate_ctf(values, job.pixel_size_angstrom, job.options)
+        estimate = estimate_ctf(values, fit.pixel_size_angstrom, fit.options)
         patches: tuple[PatchDefocus, ...] = ()
-        if job.patches is not None:
+        if fit.patches is not None:
             patches = patch_defoci(
                 values,
-                job.pixel_size_angstrom,
-                job.options.optics,
+                fit.pixel_size_angstrom,
+                fit.options.optics,
                 estimate.parameters,
-                job.patches,
+                fit.patches,
                 estimate.power.shape[0],
-                fit_band(job.pixel_size_angstrom, job.options),
+                fit_band(fit.pixel_size_angstrom, fit.options),
             )
     except PosterionError as error:
-        return f"{job.path}: {error}", None
+        raise PosterionError(f"{fit.path}: {error}") from None
     resolution = estimate.profile.fit_resolution_angstrom
     assert resolution is not None
     record = CtfRecord(estimate.parameters, estimate.score, estimate.significance, resolution, patches)
     return record, estimate
 
 
-def _kept(
-    job: _Job, record: CtfRecord | str, estimate: CtfEstimate | None, draw: DrawEstimate | None
-) -> CtfRecord | str:
-    """Write a micrograph's figure, then its record, or tell its mistake."""
-    if isinstance(record, str):
-        _LOG.warning("%s", record)
-        job.record_path.unlink(missing_ok=True)
-        return record
+def _tell_if_poor(fit: _Fit, record: CtfRecord) -> None:
     limit = record.fit_resolution_angstrom
-    if limit > _POOR_FIT_ANGSTROM and limit > _POOR_FIT_PX * job.pixel_size_angstrom:
-        _LOG.warning("%s: rings fit to %.1f A only; look whether they do.", job.path, limit)
-    if draw is not None and job.figure_path is not None and estimate is not None:
-        draw(estimate, job.figure_path, job.path.name)
-    save_record(job.record_path, job.settings(), record)
-    return record
+    if limit > _POOR_FIT_ANGSTROM and limit > _POOR_FIT_PX * fit.pixel_size_angstrom:
+        _LOG.warning("%s: rings fit to %.1f A only; look whether they do.", fit.path, limit)
 
 
 def _write(

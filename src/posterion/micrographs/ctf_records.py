@@ -1,20 +1,17 @@
-"""What is kept of a CTF estimate: a small file per micrograph, and the columns of the tables made of them."""
+"""What is kept of a CTF estimate, and the columns of the tables made of them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from posterion.data.atomic import write_text
 from posterion.data.table import Table
 from posterion.micrographs.ctf_patches import PatchDefocus
 from posterion.micrographs.ctf_rings import CtfParameters
 from posterion.micrographs.micrograph_set import MicrographSet
 
-__all__ = ["CtfRecord", "load_record", "micrograph_columns", "patch_table", "save_record"]
+__all__ = ["CtfRecord", "micrograph_columns", "patch_table"]
 
 
 @dataclass(frozen=True)
@@ -27,25 +24,12 @@ class CtfRecord:
     fit_resolution_angstrom: float
     patches: tuple[PatchDefocus, ...] = ()
 
-
-def save_record(path: Path, settings: Mapping[str, Any], record: CtfRecord) -> None:
-    """Write a record and the settings that it depends on, which `load_record` will ask for."""
-    text = json.dumps({"settings": settings, "result": asdict(record)}, indent=1)
-    write_text(path, text + "\n")
-
-
-def load_record(path: Path, settings: Mapping[str, Any]) -> CtfRecord | None:
-    """Read a record, to the last bit; None where there is none, or one that depends on other settings."""
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-        if there["settings"] != settings:
-            return None
-        result = there["result"]
-        parameters = CtfParameters(**result.pop("parameters"))
-        patches = tuple(PatchDefocus(**patch) for patch in result.pop("patches"))
-        return CtfRecord(parameters, patches=patches, **result)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CtfRecord:
+        """Make a record of what ``dataclasses.asdict`` made of one, also by way of JSON."""
+        parameters = CtfParameters(**values["parameters"])
+        patches = tuple(PatchDefocus(**patch) for patch in values["patches"])
+        return cls(**{**values, "parameters": parameters, "patches": patches})
 
 
 def micrograph_columns(records: Sequence[CtfRecord], with_phase: bool) -> dict[str, list[str]]:
