@@ -21,7 +21,7 @@ from posterion.refine.schedule import COMPARE_MARGIN_SHELLS
 from posterion.refine.state import RefinementState
 from posterion.report.bench_stages import SearchTimes, bench_problem, time_search
 
-SHIFT_RANGES_PX = (2.0, 4.0, 8.0, 16.0, 32.0)
+SHIFT_RANGES_PX = (4.0, 8.0, 16.0, 24.0, 32.0)
 SHARES_OF_NYQUIST = (0.15, 0.25, 0.4, 0.6, 0.9)
 PARTS = ("prepare", "dense", "ragged", "insert")
 
