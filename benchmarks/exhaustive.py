@@ -22,10 +22,11 @@ from posterion.data.mrc import write_map
 from posterion.inference.search import Level, SearchPlan
 from posterion.refine import auto_refine
 from posterion.refine.context import RefineContext
-from posterion.refine.expectation_step import make_plan
 from posterion.refine.inputs import prepare
 from posterion.refine.options import RefineOptions
 from posterion.refine.outputs import write_particles
+from posterion.refine.plan import make_plan
+from posterion.refine.start import init
 from posterion.refine.state import IterationInfo, RefinementState
 from quality import CELLS, SPECIMENS, Cell, judge, run_arm, simulated, table, write_tsv
 
@@ -82,7 +83,7 @@ def run_complete(cell: Cell, options: argparse.Namespace) -> dict[str, float]:
     inputs = prepare(images / "particles.star", images / "truth.mrc", specimen.diameter_angstrom, chosen)
     with Workers(1) as workers, patch.object(auto_refine, "make_plan", complete_plan):
         context = inputs.context(workers)
-        state, _ = auto_refine.init(context, inputs.reference)
+        state, _ = init(context, inputs.reference)
         for done in complete_refinement(context, state, options.iterations):
             print(f"{time.process_time() - start:.0f} CPU-s: {done[1]}", flush=True)
     state, _, maps = done

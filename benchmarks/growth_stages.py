@@ -16,7 +16,7 @@ from dataclasses import replace
 from growth import EDGE_OVER_DIAMETER, EMBEDDED_DIAMETER, exponent
 from posterion.physics.sampling import shift_lattice
 from posterion.refine.context import RefineContext
-from posterion.refine.expectation_step import make_plan
+from posterion.refine.plan import make_plan
 from posterion.refine.schedule import COMPARE_MARGIN_SHELLS
 from posterion.refine.state import RefinementState
 from posterion.report.bench_stages import SearchTimes, bench_problem, time_search

@@ -22,10 +22,11 @@ import numpy as np
 from measured import posterion_command
 from posterion.compute import Workers
 from posterion.data.particles import Particles
-from posterion.refine.auto_refine import init, step
+from posterion.refine.auto_refine import step
 from posterion.refine.context import RefineContext
 from posterion.refine.inputs import prepare
 from posterion.refine.options import RefineOptions
+from posterion.refine.start import init
 from posterion.refine.state import IterationInfo, RefinementState
 from ribosome import gemm_gflops
 

@@ -1,9 +1,11 @@
 """The rules that keep docs/architecture.md true: import direction, docstrings, sizes, one line per file."""
 
 import ast
+import re
 import runpy
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,7 @@ ONLY = {"kernels": ("errors", "arrays", "kernels", "physics.fourier", "physics.r
 
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 50
+MAX_FILES_TO_A_KERNEL = 6
 
 
 def relative(path: Path) -> str:
@@ -228,6 +231,46 @@ def test_architecture_page_is_in_step() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     renewed = runpy.run_path(str(ROOT / "docs" / "make_architecture.py"))["renewed"](page)
     assert page == renewed, "run: .venv/bin/python docs/make_architecture.py"
+
+
+def paths_of_architecture_page() -> list[list[tuple[str, str]]]:
+    """File and name of each station on the ways from `posterion refine` to a kernel."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    lines = page.partition("<!-- paths:")[2].partition("\n## ")[0].splitlines()
+    return [re.findall(r"`(\S+\.py)` `(\w+)`", line) for line in lines if line.startswith("- ")]
+
+
+def calls(path: Path, name: str) -> bool:
+    """Whether a file calls a function or method of a name, under whatever name it imported it."""
+    also = {
+        alias.asname
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.name == name and alias.asname
+    }
+    called = [node.func for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)]
+    names = {f.id if isinstance(f, ast.Name) else getattr(f, "attr", "") for f in called}
+    return bool(names & ({name} | also))
+
+
+def test_a_reader_follows_refine_to_a_kernel_in_six_files() -> None:
+    """Each file of a stated path defines its name, imports the next file or its room's face, calls the next."""
+    paths = paths_of_architecture_page()
+    assert paths
+    for stations in paths:
+        assert stations[0] == ("cli/refine.py", "refine")
+        assert stations[-1][0].startswith("kernels/")
+        assert len(stations) <= MAX_FILES_TO_A_KERNEL, stations
+        for file, name in stations:
+            assert name in {function.name for function in functions(PACKAGE / file)}, (file, name)
+        for (file, _), (target, name) in pairwise(stations):
+            assert calls(PACKAGE / file, name), (file, name)
+            imported = {module for _, module in imported_modules(PACKAGE / file)}
+            assert imported & {target.removesuffix(".py").replace("/", "."), target.split("/")[0]}, (
+                file,
+                target,
+            )
 
 
 def test_every_test_file_mirrors_a_source_file() -> None:

@@ -33,8 +33,9 @@ from posterion.compute import Workers
 from posterion.mapping.fsc import fourier_shell_correlation, shell_frequencies
 from posterion.mapping.masks import low_pass
 from posterion.physics.rotations import angular_distance_deg
-from posterion.refine.auto_refine import init, step
+from posterion.refine.auto_refine import step
 from posterion.refine.inputs import prepare
+from posterion.refine.start import init
 from posterion.report.figures import draw_image, draw_scale_bar
 
 # %%

@@ -36,8 +36,9 @@ from posterion.compute import Workers
 from posterion.mapping.masks import low_pass
 from posterion.physics.rotations import angular_distance_deg
 from posterion.physics.sampling import RotationGrid
-from posterion.refine.auto_refine import init, step
+from posterion.refine.auto_refine import step
 from posterion.refine.inputs import prepare
+from posterion.refine.start import init
 from posterion.report.sphere import draw_sphere
 
 # %%

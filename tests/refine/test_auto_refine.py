@@ -21,11 +21,12 @@ from posterion.physics.phantom import phantom_map
 from posterion.physics.rotations import angular_distance_deg
 from posterion.physics.simulate import SimulationOptions, simulate
 from posterion.physics.symmetry import point_group_operators
-from posterion.refine import auto_refine, expectation_step, subsets
-from posterion.refine.auto_refine import init, step
+from posterion.refine import auto_refine, plan, subsets
+from posterion.refine.auto_refine import step
 from posterion.refine.inputs import Inputs, prepare
 from posterion.refine.options import RefineOptions
 from posterion.refine.schedule import SearchState
+from posterion.refine.start import init
 from posterion.refine.state import RefinementState
 
 SETS = runpy.run_path(str(Path(__file__).parents[1] / "references" / "particle_sets.py"))
@@ -289,19 +290,6 @@ def test_the_last_iteration_uses_all_particles(inputs: Inputs, first: tuple[Refi
     assert state.particles.usable.all()
 
 
-def test_newcomers_are_looked_for_where_the_first_images_were(
-    inputs: Inputs, first: tuple[RefinementState, float]
-) -> None:
-    later = replace(first[0], iteration=3)
-    with Workers(1) as workers:
-        context = inputs.context(workers)
-        ranges = [
-            expectation_step.make_plan(context, replace(later, search=search), 8).shift_range_px
-            for search in (SearchState(), SearchState(newcomers=True))
-        ]
-    assert ranges == [2.5, 2.0]  # the range that was asked for is the smaller one here
-
-
 TURN = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])  # lays the grid of voxels on itself
 
 
@@ -318,8 +306,8 @@ def test_turning_reference_and_grid_turns_the_result(
     """Nothing changes but the rounding of sums where all is turned alike: ``V(Q^T x)`` and R Q^T."""
 
     def make_plan(*arguments: Any) -> SearchPlan:
-        plan = expectation_step.make_plan(*arguments)
-        return replace(plan, grid_offset=plan.grid_offset @ TURN.T)
+        usual = plan.make_plan(*arguments)
+        return replace(usual, grid_offset=usual.grid_offset @ TURN.T)
 
     monkeypatch.setattr(auto_refine, "make_plan", make_plan)
     with Workers(2) as workers:

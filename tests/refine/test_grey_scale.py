@@ -9,9 +9,9 @@ import pytest
 import posterion
 from posterion.compute import Workers
 from posterion.data.mrc import read_map
-from posterion.refine.auto_refine import init
 from posterion.refine.grey_scale import background_sigma2
 from posterion.refine.inputs import prepare
+from posterion.refine.start import init
 
 
 @pytest.mark.parametrize("lowpass", [16.0, 40.0])

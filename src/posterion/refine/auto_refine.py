@@ -1,28 +1,46 @@
-"""Gold-standard refinement: ``init`` makes the first state, ``step`` turns one state into the next."""
+"""One iteration of a gold-standard refinement: ``step`` turns one state into the next."""
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posterion.inference.priors import PosePrior, estimate_direction_prior, estimate_offset_sigma
+from posterion.inference.branch_and_bound import BranchAndBound
+from posterion.inference.exhaustive import SharedGrid
+from posterion.inference.expectation import BatchExpectation, expect_batch
+from posterion.inference.images import ImageBatch, NoiseModel, prepare_images
+from posterion.inference.local import LastPoses
+from posterion.inference.priors import estimate_direction_prior, estimate_offset_sigma
+from posterion.inference.search import SearchPlan
 from posterion.mapping.fsc import fourier_shell_correlation, fsc_curves
-from posterion.mapping.masks import low_pass
 from posterion.mapping.reconstruct import ssnr_from_fsc
+from posterion.physics.fourier import disc
+from posterion.physics.projection import FourierVolume
+from posterion.physics.sampling import shift_lattice
 from posterion.physics.symmetry import point_group_operators
 from posterion.refine.context import RefineContext
-from posterion.refine.decisions import decide, first_search
-from posterion.refine.expectation_step import ExpectationSums, expect_half, make_plan
-from posterion.refine.grey_scale import background_sigma2, fit_grey_scale
+from posterion.refine.decisions import decide
 from posterion.refine.iteration_report import report
-from posterion.refine.schedule import COMPARE_MARGIN_SHELLS, MAP_MARGIN_SHELLS, SearchState
+from posterion.refine.plan import make_plan, method_now
+from posterion.refine.schedule import COMPARE_MARGIN_SHELLS, MAP_MARGIN_SHELLS
 from posterion.refine.state import IterationInfo, ParticleEstimates, RefinementState
+from posterion.refine.subsets import members
+from posterion.refine.sums import ExpectationSums
 
-__all__ = ["MapSet", "init", "step"]
+__all__ = ["MapSet", "expect_half", "step"]
 
+_LOG = logging.getLogger("posterion")
+
+_BATCH_BYTES = 2**26
+_BATCH = 32
+_FEWEST_SLICES = 8
+_SLICES_PER_EFFECTIVE = 3.0
+_SCORE_BFACTOR = 5.0
 _CAUTIOUS_MARGIN_SHELLS, _KNOWN_SHARE = 10, 0.01
 _FSC_LIMIT = 0.143
 
@@ -47,43 +65,6 @@ class MapSet:
     tau2_s: NDArray[np.float64]
     joined: NDArray[np.float32] | None = None
     joined_unfiltered: NDArray[np.float32] | None = None
-
-
-def init(context: RefineContext, reference: NDArray[np.float32]) -> tuple[RefinementState, float]:
-    """Make the first state: low-passed reference on the images' grey scale, noise from the background.
-
-    Parameters
-    ----------
-    context : the run
-    reference : (n, n, n) float32, starting map on the images' box and pixel size, any grey scale
-
-    Returns
-    -------
-    state : before the first iteration
-    grey_scale : the factor that the reference was multiplied by
-    """
-    config = context.config
-    start = low_pass(reference, config.initial_lowpass_angstrom, context.pixel_size) * context.solvent_mask
-    shell = max(context.shell_of(config.initial_lowpass_angstrom), 3)
-    sigma2_gs = background_sigma2(context)
-    state = RefinementState(
-        iteration=0,
-        half_maps=np.stack([start, start]),
-        sigma2_gs=sigma2_gs,
-        scale_g=np.ones(int(context.scale_group_i.max()) + 1),
-        tau2_s=np.zeros(sigma2_gs.shape[1]),
-        particles=ParticleEstimates.empty(len(context.particles)),
-        resolution_shell=shell,
-        best_shell=shell,
-        stalled=0,
-        search=SearchState(),
-        log_direction_d=PosePrior.uniform(1.0).log_direction_d,
-        offset_sigma_px=config.shift_range_angstrom / context.pixel_size / 2,
-        converged=False,
-    )
-    factor, support_share = fit_grey_scale(context, state)
-    scaled = state.half_maps * np.float32(factor)
-    return replace(state, half_maps=scaled, search=first_search(context, support_share)), factor
 
 
 def step(
@@ -116,6 +97,98 @@ def step(
     measured = _next_state(context, state, sums, maps)
     info = report(context, state, measured, plan, sums, seconds)
     return decide(context, measured, state, info), info, maps
+
+
+def expect_half(
+    context: RefineContext, state: RefinementState, plan: SearchPlan, half: int, radius: int
+) -> Iterator[BatchExpectation]:
+    """Run the expectation step of one half set, or of the part that is searched now, batch by batch.
+
+    Parameters
+    ----------
+    context, state : the run and where it stands
+    plan : how to search
+    half : 0 or 1
+    radius : highest shell that the maximisation step collects, at least the plan's
+    """
+    volume = FourierVolume.from_map(state.half_maps[half], plan.radius, workers=context.workers.threads)
+    complete = plan.search == "exhaustive" and len(plan.levels) > 1
+    shared = None if state.search.local or complete else SharedGrid.of(volume, plan)
+    bounds = BranchAndBound.of(volume, plan) if plan.search == "branch-and-bound" else None
+    noise = NoiseModel(state.sigma2_gs, context.noise_group_i, state.scale_g, context.scale_group_i)
+    hard = method_now(context, state) == "projection-matching"
+    known = state.particles
+
+    def expect(index_i: NDArray[np.int64]) -> BatchExpectation:
+        shifts_px = known.shifts_px[index_i].astype(np.float64)
+        matrices = known.matrices[index_i].astype(np.float64)
+        previous = LastPoses(matrices, shifts_px, known.usable[index_i]) if state.iteration else None
+        images = context.particles.images(index_i)
+        batch = prepare_images(
+            context.particles, index_i, images, radius, context.diameter_px, noise, np.rint(shifts_px)
+        )
+        if hard:
+            batch = _weighted_by_score(context, known, batch)
+        return expect_batch(batch, volume, plan, shared, previous, hard, bounds)
+
+    def expect_all(index_i: NDArray[np.int64]) -> list[BatchExpectation]:
+        return _in_what_fits(expect, index_i)
+
+    chosen = members(context.half_i, half, state.search.subset, context.config.seed)
+    size = _batch_size(plan, shared, state.search.support_share, len(disc(context.box, radius)))
+    batches = (chosen[start : start + size] for start in range(0, len(chosen), size))
+    for index_i, parts in zip(
+        (chosen[start : start + size] for start in range(0, len(chosen), size)),
+        context.workers.map_ordered(expect_all, batches),
+        strict=True,
+    ):
+        yield from parts
+        if context.observer is not None:
+            context.observer(len(index_i))
+
+
+def _in_what_fits(
+    expect: Callable[[NDArray[np.int64]], BatchExpectation], index_i: NDArray[np.int64]
+) -> list[BatchExpectation]:
+    """Do a batch whole, or where memory is too small for it in halves, and say so."""
+    try:
+        return [expect(index_i)]
+    except MemoryError:
+        if len(index_i) == 1:
+            raise
+        _LOG.warning("memory is too small for a batch of %d images: halved", len(index_i))
+    middle = len(index_i) // 2
+    return _in_what_fits(expect, index_i[:middle]) + _in_what_fits(expect, index_i[middle:])
+
+
+def _weighted_by_score(context: RefineContext, known: ParticleEstimates, batch: ImageBatch) -> ImageBatch:
+    """Weigh images in the reconstruction by their last correlation, as FREALIGN does.
+
+    ``w(f) = exp(B/4 (score - <score>) f^2)``, score = 100 CC, B = 5 A^2: images that match worse than the
+    mean lose their high frequencies. The exponent is kept within [-8, 2]; at first all weigh the same.
+    """
+    if not known.usable.any():
+        return batch
+    mean = known.correlation.mean(dtype=np.float64, where=known.usable)
+    correlation_i = known.correlation[batch.index_i].astype(np.float64)
+    excess_i = np.where(known.usable[batch.index_i], 100 * (correlation_i - mean), 0.0)
+    pixels = batch.pixels
+    frequency2_p = (pixels.kx_p**2 + pixels.ky_p**2) / (context.box * context.pixel_size) ** 2
+    exponent_ip = np.clip(np.outer(_SCORE_BFACTOR / 4 * excess_i, frequency2_p), -8, 2)
+    return batch.weighted(np.exp(exponent_ip).astype(np.float32))
+
+
+def _batch_size(plan: SearchPlan, shared: SharedGrid | None, support_share: float, collected: int) -> int:
+    """Images per batch: bounded memory for scores and slices to insert; no function of the threads.
+
+    How many slices an image inserts is guessed from how broad posteriors were in the iteration before.
+    """
+    slices = max(_FEWEST_SLICES, _SLICES_PER_EFFECTIVE * support_share * plan.cell_count)
+    size = _BATCH_BYTES / (12 * collected * slices) if shared is None or len(plan.levels) > 1 else _BATCH
+    if shared is not None:
+        shifts = len(shift_lattice(plan.shift_range_px, plan.levels[0].shift_step_px))
+        size = min(size, _BATCH_BYTES / (4 * shifts * len(shared.cell)))
+    return int(np.clip(size, 1, _BATCH))
 
 
 def _maximise(context: RefineContext, sums: ExpectationSums, final: bool) -> MapSet:

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from posterion.inference.expectation import BatchExpectation
 from posterion.inference.images import background_power
+from posterion.refine.auto_refine import expect_half
 from posterion.refine.context import RefineContext
-from posterion.refine.expectation_step import expect_half, make_plan
+from posterion.refine.plan import make_plan
 from posterion.refine.state import ParticleEstimates, RefinementState
 
 __all__ = ["background_sigma2", "fit_grey_scale"]

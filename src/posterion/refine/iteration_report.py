@@ -12,8 +12,8 @@ from posterion.mapping.fsc import fourier_shell_correlation
 from posterion.physics.rotations import angular_distance_deg
 from posterion.physics.symmetry import point_group_operators
 from posterion.refine.context import RefineContext
-from posterion.refine.expectation_step import ExpectationSums
 from posterion.refine.state import IterationInfo, ParticleEstimates, RefinementState
+from posterion.refine.sums import ExpectationSums
 
 __all__ = ["report"]
 

@@ -18,7 +18,7 @@ from posterion.data.mrc import write_map
 from posterion.data.particles import Particles
 from posterion.errors import PosterionError
 from posterion.mapping.fsc import FscCurves, read_fsc
-from posterion.refine.auto_refine import MapSet, init, step
+from posterion.refine.auto_refine import MapSet, step
 from posterion.refine.checkpoint import Checkpoint, save_checkpoint
 from posterion.refine.context import RefineContext
 from posterion.refine.folder import CHECKPOINT, SUMMARY, find_checkpoint, finished_summary, open_folder
@@ -38,6 +38,7 @@ from posterion.refine.outputs import (
     write_quarantine,
     write_summary,
 )
+from posterion.refine.start import init
 from posterion.refine.state import IterationInfo
 from posterion.refine.subsets import searched, searched_count
 

@@ -28,12 +28,12 @@ from posterion.physics.phantom import phantom_atoms
 from posterion.physics.projection import Accumulator, FourierVolume
 from posterion.physics.simulate import SimulationOptions, simulate
 from posterion.physics.symmetry import point_group_operators
-from posterion.refine.auto_refine import init
 from posterion.refine.context import RefineContext
-from posterion.refine.expectation_step import make_plan
 from posterion.refine.inputs import prepare
 from posterion.refine.options import RefineOptions
+from posterion.refine.plan import make_plan
 from posterion.refine.schedule import COMPARE_MARGIN_SHELLS, MAP_MARGIN_SHELLS
+from posterion.refine.start import init
 from posterion.refine.state import ParticleEstimates, RefinementState
 from posterion.report.bench_operations import OperationCounts, Tally, operation_counts
 
@@ -241,7 +241,7 @@ def time_search(context: RefineContext, state: RefinementState, images: int | No
 def _prepared(
     context: RefineContext, state: RefinementState, radius: int, index_i: NDArray[np.int64]
 ) -> ImageBatch:
-    """Read and prepare a batch, as `expectation_step.expect_half` does."""
+    """Read and prepare a batch, as `auto_refine.expect_half` does."""
     noise = NoiseModel(state.sigma2_gs, context.noise_group_i, state.scale_g, context.scale_group_i)
     images, shifts_px = context.particles.images(index_i), np.rint(state.particles.shifts_px[index_i])
     return prepare_images(context.particles, index_i, images, radius, context.diameter_px, noise, shifts_px)

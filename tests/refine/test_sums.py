@@ -15,10 +15,12 @@ from posterion.inference.expectation import BatchExpectation
 from posterion.inference.images import ImageBatch
 from posterion.mapping.masks import low_pass
 from posterion.physics.fourier import disc
-from posterion.refine.auto_refine import init
-from posterion.refine.expectation_step import ExpectationSums, expect_half, make_plan
+from posterion.refine.auto_refine import expect_half
 from posterion.refine.inputs import Inputs, prepare
+from posterion.refine.plan import make_plan
+from posterion.refine.start import init
 from posterion.refine.state import RefinementState
+from posterion.refine.sums import ExpectationSums
 
 BOX = 24
 
@@ -73,20 +75,6 @@ def test_every_particle_is_estimated_once(inputs: Inputs, state: RefinementState
     assert sums.estimates.usable.all()
     weights = [a.values[..., 2].sum(dtype=float) for a in sums.accumulators]
     assert min(weights) > 0.3 * max(weights)
-
-
-def test_plans_turn_the_grid_by_the_seed(inputs: Inputs, state: RefinementState) -> None:
-    with Workers(1) as workers:
-        context = inputs.context(workers)
-        again, other = (
-            make_plan(replace(context, config=replace(context.config, seed=seed)), state, 5)
-            for seed in (1, 2)
-        )
-        np.testing.assert_array_equal(make_plan(context, state, 5).grid_offset, again.grid_offset)
-        later = make_plan(context, replace(state, iteration=1), 5)
-    assert not np.allclose(again.grid_offset, other.grid_offset)
-    assert not np.allclose(again.grid_offset, later.grid_offset)
-    np.testing.assert_allclose(other.grid_offset @ other.grid_offset.T, np.eye(3), atol=1e-12)
 
 
 def test_projection_matching_weighs_images_by_their_score(inputs: Inputs, state: RefinementState) -> None:
@@ -148,21 +136,11 @@ def test_every_search_gives_the_same_sums(inputs: Inputs, state: RefinementState
         np.testing.assert_allclose(found.sigma2_gs(), complete.sigma2_gs(), rtol=close)
 
 
-def test_correlations_have_no_bound(inputs: Inputs, state: RefinementState) -> None:
-    """The grey scale is fitted by projection matching before branch and bound can start."""
-    chosen = replace(inputs.config, search="branch-and-bound", method="projection-matching")
-    with Workers(1) as workers:
-        context = replace(inputs.context(workers), config=chosen)
-        assert make_plan(context, state, 5).search == "adaptive"
-        bounded = make_plan(replace(context, config=replace(chosen, method="em")), state, 5)
-    assert (bounded.search, bounded.climb) == ("branch-and-bound", False)
-
-
 def test_batches_that_memory_is_too_small_for_are_halved(
     inputs: Inputs, state: RefinementState, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Five images at most fit: the same estimates, a line in the log; one that does not fit ends the run."""
-    module = importlib.import_module("posterion.refine.expectation_step")
+    module = importlib.import_module("posterion.refine.auto_refine")
     whole = sums_of(inputs, state)
     original, limit = module.expect_batch, 5
 

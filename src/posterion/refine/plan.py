@@ -1,0 +1,63 @@
+"""How an iteration searches: levels, ranges, prior, and a random turn of the grid."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from posterion.inference.likelihood import gaussian_log_prob, profile_log_prob
+from posterion.inference.priors import PosePrior
+from posterion.inference.search import SearchPlan
+from posterion.physics.symmetry import point_group_operators
+from posterion.refine.context import RefineContext
+from posterion.refine.schedule import local_radius_deg, search_levels
+from posterion.refine.state import RefinementState
+
+__all__ = ["make_plan", "method_now"]
+
+_GRID_TURN_DEG = 5.0
+_LATER_SHIFT_RANGE_PX = 2.5
+
+
+def make_plan(context: RefineContext, state: RefinementState, compare_radius: int) -> SearchPlan:
+    """Decide how an iteration searches: levels, ranges, prior, and a random turn of the grid."""
+    config = context.config
+    method = method_now(context, state)
+    search = _search_of(config.search, method)
+    anywhere = state.iteration == 0 or state.search.newcomers
+    range_px = config.shift_range_angstrom / context.pixel_size if anywhere else _LATER_SHIFT_RANGE_PX
+    levels = search_levels(
+        compare_radius,
+        context.box,
+        context.diameter_px,
+        state.search,
+        range_px,
+        len(point_group_operators(config.point_group)),
+        small_cells=search == "branch-and-bound",
+    )
+    rng = np.random.default_rng((config.seed, state.iteration))
+    turn = Rotation.from_rotvec(np.radians(rng.uniform(-_GRID_TURN_DEG, _GRID_TURN_DEG, 3)))
+    return SearchPlan(
+        levels=levels,
+        shift_range_px=range_px,
+        margin_nats=config.margin_nats,
+        max_rotations=config.max_rotations,
+        point_group=config.point_group,
+        grid_offset=turn.as_matrix(),
+        prior=PosePrior(state.log_direction_d, state.offset_sigma_px),
+        score=gaussian_log_prob if method == "em" else profile_log_prob,
+        climb=method == "em" and config.search == "auto",
+        local_radius_deg=local_radius_deg(levels) if state.search.local else None,
+        search=search,
+    )
+
+
+def method_now(context: RefineContext, state: RefinementState) -> str:
+    """Tell the method of this iteration: best poses where the schedule asks for them, else the option."""
+    return "projection-matching" if state.search.best_only else context.config.method
+
+
+def _search_of(search: str, method: str) -> str:
+    """Which rule prunes; correlations, by which the grey scale is fitted, have no bound."""
+    no_bound = search == "branch-and-bound" and method != "em"
+    return "adaptive" if no_bound or search == "auto" else search

@@ -1,0 +1,70 @@
+"""Plans follow seed, method and schedule."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import posterion
+from posterion.compute import Workers
+from posterion.mapping.masks import low_pass
+from posterion.refine.context import RefineContext
+from posterion.refine.inputs import prepare
+from posterion.refine.plan import make_plan, method_now
+from posterion.refine.schedule import SearchState
+from posterion.refine.start import init
+from posterion.refine.state import RefinementState
+
+
+@pytest.fixture(scope="module")
+def context(tiny_set: Path, tiny_options: posterion.RefineOptions) -> Iterator[RefineContext]:
+    inputs = prepare(tiny_set / "particles.star", tiny_set / "reference.mrc", 150.0, tiny_options)
+    with Workers(1) as workers:
+        yield inputs.context(workers)
+
+
+@pytest.fixture(scope="module")
+def state(context: RefineContext, tiny_set: Path) -> RefinementState:
+    return init(context, low_pass(posterion.read_map(tiny_set / "reference.mrc")[0], 25.0, 7.5))[0]
+
+
+def test_plans_turn_the_grid_by_the_seed(context: RefineContext, state: RefinementState) -> None:
+    again, other = (
+        make_plan(replace(context, config=replace(context.config, seed=seed)), state, 5) for seed in (1, 2)
+    )
+    np.testing.assert_array_equal(make_plan(context, state, 5).grid_offset, again.grid_offset)
+    later = make_plan(context, replace(state, iteration=1), 5)
+    assert not np.allclose(again.grid_offset, other.grid_offset)
+    assert not np.allclose(again.grid_offset, later.grid_offset)
+    np.testing.assert_allclose(other.grid_offset @ other.grid_offset.T, np.eye(3), atol=1e-12)
+
+
+def test_correlations_have_no_bound(context: RefineContext, state: RefinementState) -> None:
+    """The grey scale is fitted by projection matching before branch and bound can start."""
+    chosen = replace(context.config, search="branch-and-bound", method="projection-matching")
+    assert make_plan(replace(context, config=chosen), state, 5).search == "adaptive"
+    bounded = make_plan(replace(context, config=replace(chosen, method="em")), state, 5)
+    assert (bounded.search, bounded.climb) == ("branch-and-bound", False)
+
+
+def test_best_poses_where_the_schedule_asks_for_them(context: RefineContext, state: RefinementState) -> None:
+    usual = replace(state, search=SearchState())
+    assert method_now(context, usual) == "em"
+    assert make_plan(context, usual, 5).climb
+    best = replace(state, search=SearchState(best_only=True))
+    assert method_now(context, best) == "projection-matching"
+    assert not make_plan(context, best, 5).climb
+
+
+def test_newcomers_are_looked_for_where_the_first_images_were(
+    context: RefineContext, state: RefinementState
+) -> None:
+    """Within the range that was asked for, which is 8 A here, not about a last offset."""
+    later = replace(state, iteration=3)
+    ranges = [
+        make_plan(context, replace(later, search=search), 8).shift_range_px
+        for search in (SearchState(), SearchState(newcomers=True))
+    ]
+    assert ranges == pytest.approx([2.5, 8 / 7.5])
