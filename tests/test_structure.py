@@ -255,7 +255,7 @@ def calls(path: Path, name: str) -> bool:
 
 
 def test_a_reader_follows_refine_to_a_kernel_in_six_files() -> None:
-    """Each file of a stated path defines its name, imports the next file or its room's face, calls the next."""
+    """Each file of a stated path defines its name, imports the next or its room's face, and calls it."""
     paths = paths_of_architecture_page()
     assert paths
     for stations in paths:
