@@ -1,18 +1,20 @@
 """The forecast grows with what costs, sums its stages, and the measured run keeps to it."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 
 import posterion
 from posterion.refine.forecast import (
-    IterationNumbers,
     StageCosts,
     forecast,
     memory_available_bytes,
+    seconds_left,
     typical_costs,
+    usual_iterations,
 )
-from posterion.refine.state import RefineConfig
+from posterion.refine.state import IterationInfo, RefineConfig
 
 CONFIG = RefineConfig(diameter_angstrom=150.0)
 NOTHING = StageCosts(prepare=0, first=0, everywhere=0, local=0, insert=0, iteration=0)
@@ -45,10 +47,52 @@ def test_stages_add_up() -> None:
     assert cpu_seconds(1000, prepare=0.5) == pytest.approx(3500 + 5 * 100 * 0.5)
 
 
-def test_fewer_iterations_leave_the_last_out() -> None:
-    assert IterationNumbers(1, 4, 4).at_most(3) == IterationNumbers(1, 2, 0)
-    assert IterationNumbers(1, 4, 4).at_most(6) == IterationNumbers(1, 4, 1)
-    assert IterationNumbers(1, 4, 4).at_most(100).total == 9
+def times(n_particles: int, **options: Any) -> dict[str, float]:
+    """How often an image is searched in each kind of iteration."""
+    usual = usual_iterations(n_particles, **options)
+    kinds = ("first", "everywhere", "local")
+    return {kind: sum(u.images for u in usual if u.kind == kind) / n_particles for kind in kinds}
+
+
+def test_fewer_iterations_keep_the_last() -> None:
+    assert [each.kind for each in usual_iterations(100, most=2)] == ["first", "everywhere", "local"]
+    assert len(usual_iterations(100)) == 7
+
+
+def test_large_sets_are_searched_in_parts_first() -> None:
+    assert times(3998) == times(100_000, subset="all") == {"first": 1, "everywhere": 3, "local": 3}
+    usual = usual_iterations(100_000)
+    assert [u.images for u in usual] == [2000] * 3 + [8000, 32_000] + [100_000] * 3 + [2000, 100_000]
+    assert times(100_000) == pytest.approx({"first": 0.02, "everywhere": 1.46, "local": 3})
+    all_of_them = replace(CONFIG, subset="all")
+    whole, parts = (forecast(100_000, 128, config, 1).cpu_seconds for config in (all_of_them, CONFIG))
+    assert 0.4 * whole < parts < 0.75 * whole
+
+
+def iteration(**numbers: Any) -> IterationInfo:
+    usual = dict.fromkeys((f.name for f in fields(IterationInfo)), 0.0)
+    seconds = {"expectation": 10.0, "maximisation": 1.0}
+    named = {"iteration": 2, "particles": 100, "search": "global", "seconds": seconds, "gaussian_share": 1.0}
+    return IterationInfo(**(usual | named | numbers))
+
+
+def test_time_left_follows_what_was_measured() -> None:
+    """Five usual iterations are left after two: two everywhere, three local, which are cheaper."""
+    history = [iteration(iteration=1), iteration()]
+    everywhere, local = 0.0006 + 0.0008 + 0.003, 0.0006 + 0.0008 + 0.0015
+    expected = 2 * 10 + 3 * 10 * local / everywhere + 5
+    assert seconds_left(history, 100, CONFIG) == pytest.approx(expected)
+    slow = iteration(seconds={"expectation": 100.0, "maximisation": 1.0})
+    assert seconds_left([slow], 100, CONFIG) == pytest.approx(10 * (expected - 5) + 5)
+    part = iteration(particles=50)
+    assert seconds_left([part], 100, CONFIG) == pytest.approx(2 * (expected - 5) + 5)
+
+
+def test_broad_posteriors_take_more_iterations_and_none_is_cheaper() -> None:
+    broad = iteration(gaussian_share=0.1)
+    assert seconds_left([broad], 100, CONFIG) == pytest.approx(13 * 11)
+    late = replace(broad, iteration=20, search="local")
+    assert seconds_left([late], 100, CONFIG) == pytest.approx(11)
 
 
 def test_threads_share_wall_time_not_cpu_time() -> None:

@@ -7,6 +7,7 @@ from posterion.errors import PosterionError
 from posterion.refine.subsets import (
     first_subset,
     larger_subset,
+    largest_half,
     members,
     require_subset,
     searched,
@@ -53,17 +54,15 @@ def test_count_and_mask_agree_with_members(subset: int) -> None:
 
 
 def test_small_sets_are_searched_whole() -> None:
-    assert first_subset(halves(1000, 1000)) == 0
-    assert first_subset(halves(1999, 1500)) == 0
-    assert first_subset(halves(2000, 1900)) == 1000
+    for first, second, subset in ((1000, 1000, 0), (1999, 1500, 0), (1900, 2000, 1000)):
+        assert first_subset(largest_half(halves(first, second))) == subset
 
 
 def test_subsets_grow_until_little_would_be_saved() -> None:
-    half_i = halves(50_000, 49_000)
-    subset, sizes = first_subset(half_i), []
+    subset, sizes = first_subset(50_000), []
     while subset:
         sizes.append(subset)
-        subset = larger_subset(subset, half_i)
+        subset = larger_subset(subset, 50_000)
     assert sizes == [1000, 4000, 16_000]
 
 

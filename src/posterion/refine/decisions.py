@@ -7,7 +7,7 @@ from dataclasses import replace
 from posterion.refine.context import RefineContext
 from posterion.refine.schedule import SearchState
 from posterion.refine.state import IterationInfo, RefinementState
-from posterion.refine.subsets import first_subset, larger_subset
+from posterion.refine.subsets import first_subset, larger_subset, largest_half
 
 __all__ = ["decide", "first_search"]
 
@@ -35,7 +35,7 @@ def first_search(context: RefineContext, support_share: float) -> SearchState:
 
 def _sample(context: RefineContext) -> int:
     """Particles of each half that stand for all of them; 0 where only all do."""
-    return 0 if context.config.subset == "all" else first_subset(context.half_i)
+    return 0 if context.config.subset == "all" else first_subset(largest_half(context.half_i))
 
 
 def decide(
@@ -91,7 +91,7 @@ def _decide_on_subset(
     rose = measured.best_shell > old.best_shell
     if rose and not _settled(info):
         return replace(measured, stalled=0)
-    subset = larger_subset(measured.search.subset, context.half_i)
+    subset = larger_subset(measured.search.subset, largest_half(context.half_i))
     return replace(measured, stalled=0, search=replace(measured.search, subset=subset, newcomers=True))
 
 

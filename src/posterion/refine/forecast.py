@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from posterion.physics.symmetry import point_group_operators
-from posterion.refine.state import RefineConfig
+from posterion.refine.state import IterationInfo, RefineConfig
+from posterion.refine.subsets import first_subset, larger_subset
 
 __all__ = [
-    "ITERATIONS",
     "Forecast",
-    "IterationNumbers",
     "StageCosts",
+    "UsualIteration",
     "forecast",
     "memory_available_bytes",
+    "seconds_left",
     "typical_costs",
+    "usual_iterations",
 ]
 
 _BASE_BYTES = 320e6  # the interpreter, its libraries and compiled kernels
@@ -27,30 +30,42 @@ _SPEEDUP = 0.9  # exponent: wall time falls as threads**0.9
 _FILES = 5
 _SCALE_IMAGES, _SCALE_STEPS = 100, 5  # what fitting the reference's grey scale searches
 _TYPICAL_BOX = 128
+_MOSTLY, _BROAD_ITERATIONS = 0.5, 15
 
 
 @dataclass(frozen=True)
-class IterationNumbers:
-    """How many iterations of each kind a run has: the first, other global ones, local ones."""
+class UsualIteration:
+    """One of a usual run's: ``first``, ``everywhere`` or ``local``, and how many images it searches."""
 
-    first: int = 1
-    everywhere: int = 3
-    local: int = 3
-
-    @property
-    def total(self) -> int:
-        """All of them."""
-        return self.first + self.everywhere + self.local
-
-    def at_most(self, limit: int) -> IterationNumbers:
-        """Cut to the first ``limit`` iterations."""
-        first = min(self.first, limit)
-        everywhere = min(self.everywhere, limit - first)
-        return IterationNumbers(first, everywhere, min(self.local, limit - first - everywhere))
+    kind: str
+    images: int
 
 
-ITERATIONS = IterationNumbers()
-"""Of a usual run."""
+def usual_iterations(n_particles: int, subset: str = "auto", most: int = 30) -> tuple[UsualIteration, ...]:
+    """List the iterations of a usual run.
+
+    Of small sets one first, three everywhere and three local; of large ones the first three search a part,
+    which then grows, and a look at that part stands for the last search everywhere.
+
+    Parameters
+    ----------
+    n_particles : how many images
+    subset : the option
+    most : as many iterations at most, and the last, which is local
+    """
+    largest = (n_particles + 1) // 2
+    part = 0 if subset == "all" else first_subset(largest)
+    if part:
+        counts = [2 * part] * 3
+        growing = part
+        while growing := larger_subset(growing, largest):
+            counts.append(2 * growing)
+        counts += [*[n_particles] * 3, 2 * part, n_particles]
+    else:
+        counts = [n_particles] * 7
+    kinds = ["first", *["everywhere"] * (len(counts) - 5), "local", "local", "everywhere", "local"]
+    usual = [UsualIteration(kind, count) for kind, count in zip(kinds, counts, strict=True)]
+    return (*usual[:-1][:most], usual[-1])
 
 
 @dataclass(frozen=True)
@@ -129,7 +144,7 @@ def forecast(
     """Forecast memory, time and disk from the sizes that matter; the constants were fitted to measured runs.
 
     ``memory = base + a threads + b N + c n^3``;
-    ``CPU = start + sum over iterations (N (prepare + search + insert) + iteration)``.
+    ``CPU = start + sum over iterations (images (prepare + search + insert) + iteration)``.
 
     Parameters
     ----------
@@ -144,21 +159,46 @@ def forecast(
     symmetric = len(point_group_operators(config.point_group)) > 1
     memory += voxels * (_BYTES_PER_VOXEL + symmetric * _BYTES_PER_VOXEL_SYMMETRIC)
     costs = costs or typical_costs(box_px, config.point_group)
-    work = _cpu_seconds(n_particles, costs, ITERATIONS.at_most(config.max_iterations))
+    usual = usual_iterations(n_particles, config.subset, config.max_iterations)
+    work = _cpu_seconds(n_particles, costs, usual)
     disk = (_FILES + 2) * 4 * voxels + 300 * n_particles
     return Forecast(memory, _START_SECONDS + work / threads**_SPEEDUP, disk, _START_SECONDS + work)
 
 
-def _cpu_seconds(n_particles: int, costs: StageCosts, numbers: IterationNumbers) -> float:
+def _cpu_seconds(n_particles: int, costs: StageCosts, usual: Sequence[UsualIteration]) -> float:
     """CPU time of the fit of the grey scale and of all iterations."""
-    around = costs.prepare + costs.insert
-    per_image = (
-        numbers.first * (around + costs.first)
-        + numbers.everywhere * (around + costs.everywhere)
-        + numbers.local * (around + costs.local)
-    )
     fitted = min(n_particles, _SCALE_IMAGES) * _SCALE_STEPS * (costs.prepare + costs.first)
-    return fitted + n_particles * per_image + numbers.total * costs.iteration
+    return fitted + _search_seconds(usual, costs) + len(usual) * costs.iteration
+
+
+def _search_seconds(usual: Iterable[UsualIteration], costs: StageCosts) -> float:
+    around = costs.prepare + costs.insert
+    search = {"first": costs.first, "everywhere": costs.everywhere, "local": costs.local}
+    return sum(each.images * (around + search[each.kind]) for each in usual)
+
+
+def seconds_left(history: Sequence[IterationInfo], n_particles: int, config: RefineConfig) -> float:
+    """Estimate the wall time left from what the last iteration took.
+
+    Where posteriors are narrow, iterations go on as in a usual run, and cost against the last what they
+    usually cost; where they stay broad, more of them follow and none is cheaper.
+
+    Parameters
+    ----------
+    history : finished iterations, at least one
+    n_particles : of the set
+    config : of the run
+    """
+    last = history[-1]
+    usual = usual_iterations(n_particles, config.subset, config.max_iterations)
+    kind = "local" if last.search == "local" else "first" if last.iteration == 1 else "everywhere"
+    if last.gaussian_share < _MOSTLY:
+        more = max(min(_BROAD_ITERATIONS, config.max_iterations + 1) - last.iteration, 1)
+        left: Sequence[UsualIteration] = [UsualIteration(kind, n_particles)] * more
+    else:
+        left = usual[last.iteration :] or usual[-1:]
+    scale = last.seconds["expectation"] / _search_seconds([UsualIteration(kind, last.particles)], _TYPICAL)
+    return scale * _search_seconds(left, _TYPICAL) + len(left) * last.seconds["maximisation"]
 
 
 def memory_available_bytes() -> float | None:

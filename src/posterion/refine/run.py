@@ -22,7 +22,7 @@ from posterion.refine.auto_refine import MapSet, step
 from posterion.refine.checkpoint import Checkpoint, save_checkpoint
 from posterion.refine.context import RefineContext
 from posterion.refine.folder import CHECKPOINT, SUMMARY, find_checkpoint, finished_summary, open_folder
-from posterion.refine.forecast import forecast, memory_available_bytes
+from posterion.refine.forecast import forecast, memory_available_bytes, seconds_left
 from posterion.refine.inputs import Inputs, prepare
 from posterion.refine.options import RefineOptions, Sources, write_config
 from posterion.refine.outputs import (
@@ -45,6 +45,7 @@ from posterion.refine.subsets import searched, searched_count
 __all__ = ["RefineResult", "StageProgress", "refine"]
 
 _LOG = logging.getLogger("posterion")
+_TELL_TIME_AFTER = (2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
@@ -201,9 +202,16 @@ class _Run:
             save_checkpoint(self.folder / CHECKPOINT, checkpoint)
             write_iterations(self.folder / "iterations.jsonl", checkpoint.history)
             self._quarantine(checkpoint, subset)
+            if checkpoint.state.iteration in _TELL_TIME_AFTER:
+                self._tell_time_left(checkpoint)
         if not checkpoint.state.converged:
             _LOG.warning("not converged after %d iterations", checkpoint.state.iteration)
         return checkpoint
+
+    def _tell_time_left(self, checkpoint: Checkpoint) -> None:
+        """Correct the forecast by what the iterations have shown: breadth of posteriors, speed."""
+        left = seconds_left(checkpoint.history, len(self.context.particles), self.context.config)
+        _LOG.info("about %s left, if it goes on as in the last iteration", _duration(left))
 
     def _quarantine(self, checkpoint: Checkpoint, subset: int) -> None:
         """List images that were left out, and say so where the last iteration met more of them."""

@@ -11,6 +11,7 @@ __all__ = [
     "SUBSETS",
     "first_subset",
     "larger_subset",
+    "largest_half",
     "members",
     "require_subset",
     "searched",
@@ -32,19 +33,28 @@ def require_subset(subset: str) -> None:
         raise PosterionError(f"subset '{subset}' is unknown; choose one of {', '.join(SUBSETS)}")
 
 
-def first_subset(half_i: NDArray[np.int8]) -> int:
-    """Particles of each half that the first iteration searches; 0 for all."""
-    return _at_most_half(_FEWEST, half_i)
+def largest_half(half_i: NDArray[np.int8]) -> int:
+    """Count the particles of the larger half set."""
+    return max(int(np.count_nonzero(half_i == half)) for half in (1, 2))
 
 
-def larger_subset(subset: int, half_i: NDArray[np.int8]) -> int:
+def first_subset(largest: int) -> int:
+    """Particles of each half that the first iteration searches; 0 for all.
+
+    Parameters
+    ----------
+    largest : particles of the larger half
+    """
+    return _at_most_half(_FEWEST, largest)
+
+
+def larger_subset(subset: int, largest: int) -> int:
     """Four times as many particles of each half as ``subset``; 0 for all."""
-    return _at_most_half(_GROWTH * subset, half_i)
+    return _at_most_half(_GROWTH * subset, largest)
 
 
-def _at_most_half(count: int, half_i: NDArray[np.int8]) -> int:
+def _at_most_half(count: int, largest: int) -> int:
     """``count``, or 0 for all where it is more than half of the larger half set: little would be saved."""
-    largest = max(np.count_nonzero(half_i == half) for half in (1, 2))
     return count if count <= _LARGEST_SHARE * largest else 0
 
 

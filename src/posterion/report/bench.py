@@ -9,7 +9,14 @@ from typing import Any
 
 from posterion.errors import PosterionError
 from posterion.physics.symmetry import point_group_operators
-from posterion.refine.forecast import ITERATIONS, Forecast, StageCosts, forecast, memory_available_bytes
+from posterion.refine.forecast import (
+    Forecast,
+    StageCosts,
+    UsualIteration,
+    forecast,
+    memory_available_bytes,
+    usual_iterations,
+)
 from posterion.refine.options import RefineOptions, resolve
 from posterion.report.bench_operations import (
     Compared,
@@ -101,9 +108,12 @@ class BenchReport:
     def operations(self) -> float:
         """Multiply-adds of all iterations on all images, from those counted in each kind of iteration."""
         each = {name: times.operations.total for name, times in self.searches.items()}
-        numbers = asdict(ITERATIONS)
-        per_image = sum(numbers[name] * total for name, total in each.items())
-        return float(self.options.n_particles * per_image)
+        return float(sum(usual.images * each[usual.kind] for usual in self.iterations))
+
+    @property
+    def iterations(self) -> tuple[UsualIteration, ...]:
+        """Of a usual run on so many images."""
+        return usual_iterations(self.options.n_particles)
 
     def to_json(self) -> str:
         """All numbers; seconds, bytes, multiply-adds."""
@@ -112,7 +122,7 @@ class BenchReport:
             "pixel_size_angstrom": self.options.pixel_size,
             "resolution_angstrom": self.options.resolution,
         }
-        record["iterations"] = asdict(ITERATIONS)
+        record["iterations"] = [asdict(usual) for usual in self.iterations]
         record["operations"] = self.operations
         record["lecture"] |= {"cpu_years": self.lecture.cpu_years()}
         return json.dumps(record, indent=1)
@@ -154,9 +164,12 @@ class BenchReport:
 
     def _prediction(self) -> Iterator[str]:
         o, need = self.options, self.forecast
+        images = {kind: sum(u.images for u in self.iterations if u.kind == kind) for kind in _KINDS}
+        searched = {kind: count / o.n_particles for kind, count in images.items()}
         yield (
-            f"{o.n_particles:,} particles, {ITERATIONS.total} iterations ({ITERATIONS.first} first, "
-            f"{ITERATIONS.everywhere} over all orientations, {ITERATIONS.local} local), to a factor of two:"
+            f"{o.n_particles:,} particles, {len(self.iterations)} iterations, in which an image is searched "
+            f"{searched['first']:.2g} times in a first one, {searched['everywhere']:.2g} times over all "
+            f"orientations, {searched['local']:.2g} times locally; to a factor of two:"
         )
         yield (
             f"  CPU time {format_duration(need.cpu_seconds)}, "
