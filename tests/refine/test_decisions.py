@@ -113,10 +113,10 @@ def test_a_part_is_searched_again_while_better_poses_raise_the_resolution(kind: 
 @pytest.mark.parametrize("kind", [PEAKS, GRIDS])
 def test_a_part_grows_to_the_full_set_and_never_ends_a_run(kind: dict[str, float]) -> None:
     """Newcomers have no pose: all orientations, until everything has been searched once."""
-    found = after(state(subset=4000), told(**kind), 20_000)
+    found = after(state(subset=4000), told(**kind), 100_000)
     assert found.search == SearchState(subset=0, newcomers=True)
     assert not found.converged
-    assert not after(found, told(**kind), 20_000).search.newcomers
+    assert not after(found, told(**kind), 100_000).search.newcomers
 
 
 def test_large_sets_take_a_look_at_a_part_before_everything_is_searched_once_more() -> None:

@@ -62,8 +62,8 @@ def test_fewer_iterations_keep_the_last() -> None:
 def test_large_sets_are_searched_in_parts_first() -> None:
     assert times(3998) == times(100_000, subset="all") == {"first": 1, "everywhere": 3, "local": 3}
     usual = usual_iterations(100_000)
-    assert [u.images for u in usual] == [2000] * 3 + [8000, 32_000] + [100_000] * 3 + [2000, 100_000]
-    assert times(100_000) == pytest.approx({"first": 0.02, "everywhere": 1.46, "local": 3})
+    assert [u.images for u in usual] == [2000] * 3 + [8000] + [100_000] * 3 + [2000, 100_000]
+    assert times(100_000) == pytest.approx({"first": 0.02, "everywhere": 1.14, "local": 3})
     all_of_them = replace(CONFIG, subset="all")
     whole, parts = (forecast(100_000, 128, config, 1).cpu_seconds for config in (all_of_them, CONFIG))
     assert 0.4 * whole < parts < 0.75 * whole

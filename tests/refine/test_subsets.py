@@ -59,11 +59,12 @@ def test_small_sets_are_searched_whole() -> None:
 
 
 def test_subsets_grow_until_little_would_be_saved() -> None:
-    subset, sizes = first_subset(50_000), []
-    while subset:
-        sizes.append(subset)
-        subset = larger_subset(subset, 50_000)
-    assert sizes == [1000, 4000, 16_000]
+    for largest, expected in ((4000, [1000]), (50_000, [1000, 4000]), (64_000, [1000, 4000, 16_000])):
+        subset, sizes = first_subset(largest), []
+        while subset:
+            sizes.append(subset)
+            subset = larger_subset(subset, largest)
+        assert sizes == expected
 
 
 def test_an_unknown_choice_is_refused() -> None:

@@ -24,7 +24,7 @@ SUBSETS = ("auto", "all")
 _FEWEST = 1000
 _STREAM = 3
 _GROWTH = 4
-_LARGEST_SHARE = 0.5
+_FIRST_SHARE, _GROWN_SHARE = 0.5, 0.25
 
 
 def require_subset(subset: str) -> None:
@@ -45,17 +45,17 @@ def first_subset(largest: int) -> int:
     ----------
     largest : particles of the larger half
     """
-    return _at_most_half(_FEWEST, largest)
+    return _FEWEST if _FIRST_SHARE * largest >= _FEWEST else 0
 
 
 def larger_subset(subset: int, largest: int) -> int:
-    """Four times as many particles of each half as ``subset``; 0 for all."""
-    return _at_most_half(_GROWTH * subset, largest)
+    """Four times as many particles of each half as ``subset``; 0 for all where that is more than a quarter.
 
-
-def _at_most_half(count: int, largest: int) -> int:
-    """``count``, or 0 for all where it is more than half of the larger half set: little would be saved."""
-    return count if count <= _LARGEST_SHARE * largest else 0
+    What a larger part costs, a search of it over all orientations, has to be less than the local iteration of
+    all that the better map saves.
+    """
+    grown = _GROWTH * subset
+    return grown if grown <= _GROWN_SHARE * largest else 0
 
 
 def members(half_i: NDArray[np.int8], half: int, subset: int, seed: int) -> NDArray[np.int64]:
