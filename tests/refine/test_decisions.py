@@ -110,6 +110,19 @@ def test_a_part_is_searched_again_while_better_poses_raise_the_resolution(kind: 
     assert settled.search.subset == 4000
 
 
+def test_a_part_too_small_for_its_reference_leaves_it_as_it_is() -> None:
+    """Halves that agree less far than the reference was known: the larger part starts from the same."""
+    old, worse = state(subset=1000), np.ones((2, 2, 2, 2), np.float32)
+    info = told(**GRIDS)
+    found = after(old, info, 100_000, half_maps=worse, resolution_shell=19, sigma2_gs=np.ones(3))
+    assert found.half_maps is old.half_maps
+    assert (found.resolution_shell, found.search.subset) == (20, 4000)
+    np.testing.assert_array_equal(found.sigma2_gs, np.ones(3))
+    assert after(old, info, 100_000, half_maps=worse).half_maps is worse
+    everyone = after(state(), info, 100_000, half_maps=worse, resolution_shell=19)
+    assert everyone.half_maps is worse
+
+
 @pytest.mark.parametrize("kind", [PEAKS, GRIDS])
 def test_a_part_grows_to_the_full_set_and_never_ends_a_run(kind: dict[str, float]) -> None:
     """Newcomers have no pose: all orientations, until everything has been searched once."""

@@ -86,9 +86,13 @@ def _decide_on_subset(
     """Search the same part of the particles again while better poses raise the resolution, else a larger one.
 
     Where poses have settled the number of images is what limits the map. Newcomers have no pose yet, so all
-    orientations are searched until everything has been searched once.
+    orientations are searched until everything has been searched once. Maps that show less than their
+    references do are of too few images, and are not used.
     """
     rose = measured.best_shell > old.best_shell
+    if measured.resolution_shell < old.resolution_shell:
+        kept = {name: getattr(old, name) for name in ("half_maps", "tau2_s", "resolution_shell")}
+        measured = replace(measured, **kept)
     if rose and not _settled(info):
         return replace(measured, stalled=0)
     subset = larger_subset(measured.search.subset, largest_half(context.half_i))
