@@ -23,6 +23,7 @@ from posterion.inference.images import ImageBatch
 from posterion.inference.laplace import GaussianPosterior, gaussian_posteriors, well_determined
 from posterion.inference.local import LastPoses, local_candidates
 from posterion.inference.multi_start import apart, peaks_of_batch
+from posterion.inference.polar import PolarReference, PolarSums, expect_polar
 from posterion.inference.posterior import Posterior
 from posterion.inference.search import (
     Candidates,
@@ -65,6 +66,7 @@ class BatchExpectation:
     counts : poses scored and kept at each level of the grid search, over all images
     gaussian : how many of the posteriors are sums of Gaussians
     diverged : how many images kept the grid because their optimiser found no peak
+    turned : what the images add along directions of a shared grid, in place of slices
     """
 
     index_i: NDArray[np.int64]
@@ -84,13 +86,14 @@ class BatchExpectation:
     counts: tuple[LevelCount, ...] = ()
     gaussian: int = 0
     diverged: int = 0
+    turned: PolarSums | None = None
 
 
 def expect_batch(
     batch: ImageBatch,
     volume: FourierVolume,
     plan: SearchPlan,
-    shared: SharedGrid | None,
+    shared: SharedGrid | PolarReference | None,
     previous: LastPoses | None,
     hard: bool = False,
     bounds: BranchAndBound | None = None,
@@ -102,7 +105,8 @@ def expect_batch(
     batch : prepared images
     volume : reference of the batch's half set
     plan : search plan
-    shared : slices of the first level; None for a local plan
+    shared : slices of the first level; as harmonics where it is the only one and posteriors are broad; None
+        for a local plan
     previous : last poses, where a local plan starts; None where there are none
     hard : keep only the best pose (projection matching) instead of the posterior
     bounds : of the reference, where cells are pruned by them; by the plan's margin where None
@@ -110,6 +114,8 @@ def expect_batch(
     usable = np.flatnonzero(batch.finite_i).tolist()
     mass = 0.0 if hard else _MASS
     levels = [LevelImages.of(batch, level.radius) for level in plan.levels]
+    if isinstance(shared, PolarReference):
+        return _expect_by_harmonics(batch, usable, levels[-1], plan, shared, mass)
     if shared is not None and len(plan.levels) == 1:
         supports = dense_supports(batch, shared, plan)
         found = [
@@ -137,6 +143,31 @@ def expect_batch(
     stacked = _stack_slices(slices, len(batch.pixels))
     collected = _collect(batch, usable, terms, levels[-1], plan, stacked, peaks.diverged)
     return replace(collected, counts=total_counts(counts))
+
+
+def _expect_by_harmonics(
+    batch: ImageBatch,
+    usable: list[int],
+    images: LevelImages,
+    plan: SearchPlan,
+    reference: PolarReference,
+    mass: float,
+) -> BatchExpectation:
+    """Terms of a batch over all turns of the shared directions, along which what is inserted is summed."""
+    posteriors, cross_is, square_is, sums = expect_polar(batch, reference, plan, mass)
+    terms = [
+        ImageTerms(
+            posterior=posteriors[row],
+            log_evidence=posteriors[row].log_evidence + plan.log_rotation_cell,
+            cross_s=cross_is[row],
+            square_s=square_is[row],
+            scored=len(reference.matrices),
+        )
+        for row in usable
+    ]
+    collected = _collect(batch, usable, terms, images, plan, _stack_slices([], len(batch.pixels)))
+    scored = len(usable) * len(reference.matrices) * len(reference.shifts_px)
+    return replace(collected, counts=(LevelCount(scored, scored),), turned=sums)
 
 
 @dataclass(frozen=True)

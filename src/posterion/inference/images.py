@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -11,11 +12,21 @@ from numpy.typing import NDArray
 from posterion.data.particles import Particles
 from posterion.physics.ctf import ctf_at
 from posterion.physics.fourier import Disc, disc, hermitian_weights, shell_index_2d
+from posterion.physics.polar import PolarGrid
 from posterion.physics.soft_masks import soft_disc
 
-__all__ = ["ImageBatch", "NoiseModel", "background_power", "mask_area", "prepare_images"]
+__all__ = [
+    "MASK_EDGE_PX",
+    "ImageBatch",
+    "NoiseModel",
+    "PolarImages",
+    "background_power",
+    "mask_area",
+    "prepare_images",
+]
 
-_MASK_EDGE_PX = 5.0
+MASK_EDGE_PX = 5.0
+"""Width of the soft edge of the disc in which images are compared, pixels."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,24 @@ class NoiseModel:
 
 
 @dataclass(frozen=True)
+class PolarImages:
+    """Images of a batch on the samples of two polar grids.
+
+    Attributes
+    ----------
+    whitened_pi : (A J, n) complex64, ``C y / sigma2`` of masked images times the pixels of a ring
+    ctf2_pi : (A J, n) float32, ``C^2 / sigma2`` times the same
+    data_pi : (A' J', n) complex64, ``C y / sigma2`` of images outside of no mask, on the M-step's rings
+    inserted_ctf2_pi : (A' J', n) float32, ``C^2 / sigma2`` there
+    """
+
+    whitened_pi: NDArray[np.complex64]
+    ctf2_pi: NDArray[np.float32]
+    data_pi: NDArray[np.complex64]
+    inserted_ctf2_pi: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class ImageBatch:
     """Particles of one batch on the pixels of one disc.
 
@@ -55,6 +84,7 @@ class ImageBatch:
     shift0_px : (n, 2) float64, whole-pixel origin offsets already applied
     finite_i : (n,) bool, False where the image holds NaN or infinity or is constant; its entries are zero
     score_weight_ip : (n, P) float32 or None, factors of the M-step; ``data_ip`` holds them already
+    polar : the images on polar grids; None where none were asked for
     """
 
     index_i: NDArray[np.int64]
@@ -67,6 +97,7 @@ class ImageBatch:
     shift0_px: NDArray[np.float64]
     finite_i: NDArray[np.bool_]
     score_weight_ip: NDArray[np.float32] | None = None
+    polar: PolarImages | None = None
 
     def __len__(self) -> int:
         return len(self.index_i)
@@ -88,7 +119,7 @@ class ImageBatch:
 
 def mask_area(box: int, diameter_px: float) -> float:
     """Mean of the squared soft disc: the share of white noise power that masking leaves."""
-    return float(np.mean(soft_disc(box, diameter_px / 2, _MASK_EDGE_PX) ** 2))
+    return float(np.mean(soft_disc(box, diameter_px / 2, MASK_EDGE_PX) ** 2))
 
 
 def background_power(images: NDArray[np.float32], diameter_px: float) -> NDArray[np.float64]:
@@ -104,7 +135,7 @@ def background_power(images: NDArray[np.float32], diameter_px: float) -> NDArray
     (n, box//2+1) float64
     """
     box = images.shape[-1]
-    outside = 1 - soft_disc(box, diameter_px / 2, _MASK_EDGE_PX)
+    outside = 1 - soft_disc(box, diameter_px / 2, MASK_EDGE_PX)
     mean = (images * outside).sum((1, 2)) / outside.sum()
     spectra = scipy.fft.rfft2((images - mean[:, None, None]) * outside)
     return _shell_power(spectra, box) / np.mean(outside**2)
@@ -118,6 +149,8 @@ def prepare_images(
     diameter_px: float,
     noise: NoiseModel,
     shift0_px: NDArray[np.float64],
+    *,
+    polar: tuple[PolarGrid, PolarGrid] | None = None,
 ) -> ImageBatch:
     """Centre, mask, transform and whiten a batch of images.
 
@@ -130,19 +163,20 @@ def prepare_images(
     diameter_px : diameter of the soft mask, pixels
     noise : spectra and scales
     shift0_px : (n, 2) whole-pixel origin offsets (x, y) applied before masking
+    polar : grids to compare on and to collect on, where the dense pass goes by harmonics
     """
     box = images.shape[-1]
     pixels = disc(box, radius)
     finite_i = np.isfinite(images).all(axis=(1, 2)) & (images.max(axis=(1, 2)) > images.min(axis=(1, 2)))
     centred = _roll(np.where(finite_i[:, None, None], images, 0), shift0_px)
-    mask = soft_disc(box, diameter_px / 2, _MASK_EDGE_PX)
+    mask = soft_disc(box, diameter_px / 2, MASK_EDGE_PX)
     background = (centred * (1 - mask)).sum((1, 2)) / np.maximum((1 - mask).sum(), 1e-9)
     centred -= background[:, None, None]
     full = scipy.fft.rfft2(scipy.fft.ifftshift(centred, axes=(1, 2)))
     masked = scipy.fft.rfft2(scipy.fft.ifftshift(centred * mask, axes=(1, 2)))
     ctf_ip = ctf_at(pixels.kx_p, pixels.ky_p, box, particles, index_i)
     ctf_ip *= noise.scale_g[noise.scale_group_i[index_i]].astype(np.float32)[:, None]
-    inverse_ip = _inverse_sigma2(noise, index_i, pixels)
+    inverse_ip = _inverse_sigma2(noise, index_i, pixels.shell_p)
     inverse_ip[~finite_i] = 0
     weight_ip = inverse_ip * pixels.multiplicity_p
     weight_ip[:, pixels.shell_p == 0] = 0
@@ -157,7 +191,32 @@ def prepare_images(
         masked_power_is=_shell_power(masked, box) / mask_area(box, diameter_px),
         shift0_px=shift0_px,
         finite_i=finite_i,
+        polar=None
+        if polar is None
+        else _on_rings(particles, index_i, noise, finite_i, polar, (masked, full)),
     )
+
+
+def _on_rings(
+    particles: Particles,
+    index_i: NDArray[np.int64],
+    noise: NoiseModel,
+    finite_i: NDArray[np.bool_],
+    grids: tuple[PolarGrid, PolarGrid],
+    spectra: tuple[NDArray[np.complex64], NDArray[np.complex64]],
+) -> PolarImages:
+    """Sample masked images on the compared rings, unmasked ones on those collected; times CTF, whitened."""
+    parts: list[NDArray[Any]] = []
+    areas = grids[0].ring_area, np.ones(1, np.float32)
+    for grid, spectrum, area_j in zip(grids, spectra, areas, strict=True):
+        ctf_ip = ctf_at(*grid.positions(), grid.box, particles, index_i)
+        ctf_ip *= noise.scale_g[noise.scale_group_i[index_i]].astype(np.float32)[:, None]
+        inverse_ij = _inverse_sigma2(noise, index_i, grid.ring_shell) * area_j
+        inverse_ij[~finite_i] = 0
+        inverse_ij[:, grid.ring_shell == 0] = 0
+        weighted_pi = (ctf_ip * np.tile(inverse_ij, (1, grid.angles))).T
+        parts += [grid.sample(spectrum) * weighted_pi, np.ascontiguousarray(ctf_ip.T * weighted_pi)]
+    return PolarImages(*parts)
 
 
 def _roll(images: NDArray[np.float32], shift_px: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -166,10 +225,12 @@ def _roll(images: NDArray[np.float32], shift_px: NDArray[np.float64]) -> NDArray
     return np.stack([np.roll(im, (dy, dx), axis=(0, 1)) for im, (dx, dy) in zip(images, moves, strict=True)])
 
 
-def _inverse_sigma2(noise: NoiseModel, index_i: NDArray[np.int64], pixels: Disc) -> NDArray[np.float32]:
+def _inverse_sigma2(
+    noise: NoiseModel, index_i: NDArray[np.int64], shell_p: NDArray[np.integer]
+) -> NDArray[np.float32]:
     # The mean of one image's background is taken off, so its DC can have no variance at all.
     inverse_gs = np.divide(1, noise.sigma2_gs, out=np.zeros_like(noise.sigma2_gs), where=noise.sigma2_gs > 0)
-    spectrum_gp = inverse_gs.astype(np.float32)[:, pixels.shell_p]
+    spectrum_gp = inverse_gs.astype(np.float32)[:, shell_p]
     return np.asarray(spectrum_gp[noise.noise_group_i[index_i]])
 
 

@@ -87,6 +87,7 @@ class SearchPlan:
     climb : Gauss-Newton from the best cells, or from the previous pose, instead of finer levels
     local_radius_deg : where not None, the first level holds only rotations within this of the previous pose
     search : what survives a level, one of `SEARCHES`
+    by_harmonics : compare at all in-plane angles of the only level at once, see `posterion.inference.polar`
     """
 
     levels: tuple[Level, ...]
@@ -100,6 +101,7 @@ class SearchPlan:
     climb: bool = False
     local_radius_deg: float | None = None
     search: str = "adaptive"
+    by_harmonics: bool = False
 
     def grid(self, level: int) -> RotationGrid:
         """Rotations of a level."""

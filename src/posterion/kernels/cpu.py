@@ -177,7 +177,7 @@ def scatter_slices(
     strides = np.uint64(4 * volume.shape[2]), np.uint64(4 * volume.shape[1] * volume.shape[2])
     flat, offset = volume.reshape(-1), np.float32(centre)
     low, high = np.float32(planes[0] - 1 - centre), np.float32(planes[1] - centre)
-    reach = row_ky[-1] + 1
+    reach = (row_start[1:] - row_start[:-1]).max()
     found = np.empty(reach, np.uint64), np.empty((4, reach), np.float32), np.empty(reach, np.int32)
     for r in range(len(axes_r)):
         axes, samples = axes_r[r], (values_rp[r], weights_rp[r])

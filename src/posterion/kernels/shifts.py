@@ -15,7 +15,7 @@ from posterion.kernels.bodies import Pair, product
 from posterion.kernels.compiled import COMPILED, kernel
 from posterion.kernels.lanes import alternating_high, alternating_low, evens, load8, odds, store
 
-__all__ = ["move_image", "phase_tables", "shift_spectrum", "sum_unshifted"]
+__all__ = ["move_image", "phase_tables", "shift_samples", "shift_spectrum", "sum_unshifted"]
 
 # Rows are short and done in whole steps of lanes: what one writes beyond its end, the next overwrites.
 _STEP = 8
@@ -169,3 +169,28 @@ def sum_unshifted(
         _fill_tables(2 * np.pi / box, shifts_px[t], tables)
         _shift_one(spectra_tp[t].view(np.float32), rows, tables, moved.view(np.float32))
         total_p += moved
+
+
+@kernel
+def shift_samples(
+    samples_pi: NDArray[np.complex64],
+    phases_pt: NDArray[np.complex64],
+    image_x: NDArray[np.intp],
+    shift_x: NDArray[np.intp],
+    moved_px: NDArray[np.float32],
+) -> None:
+    """Compute ``moved_px = samples_pi phases_pt`` for some pairs x of an image i and a shift t.
+
+    Parameters
+    ----------
+    samples_pi : (P, n) complex64
+    phases_pt : (P, T) complex64
+    image_x, shift_x : (X,) integers
+    moved_px : (2, P, X) float32, real and imaginary parts, filled
+    """
+    for p in range(len(samples_pi)):
+        samples, phases, re, im = samples_pi[p], phases_pt[p], moved_px[0, p], moved_px[1, p]
+        for x in range(len(image_x)):
+            a, b = samples[image_x[x]], phases[shift_x[x]]
+            re[x] = a.real * b.real - a.imag * b.imag
+            im[x] = a.real * b.imag + a.imag * b.real

@@ -113,8 +113,8 @@ def contrast_transfer(
 
 
 def ctf_at(
-    kx_p: NDArray[np.integer],
-    ky_p: NDArray[np.integer],
+    kx_p: NDArray[np.integer | np.floating],
+    ky_p: NDArray[np.integer | np.floating],
     box_px: int,
     particles: Particles,
     indices: NDArray[np.integer] | None = None,
@@ -126,8 +126,8 @@ def ctf_at(
 
     Parameters
     ----------
-    kx_p, ky_p : (p,) int
-        Fourier pixels of an image of ``box_px`` pixels: column, and signed row.
+    kx_p, ky_p : (p,) int or float
+        Fourier pixels of an image of ``box_px`` pixels: column, and signed row; or places between.
     box_px : int
         Edge of the images that the Fourier pixels refer to, pixels.
     particles : Particles

@@ -196,6 +196,38 @@ class Accumulator:
         """
         axes = _scaled_axes(matrices, self.grid.padding)
         rows = (pixels.row_ky, pixels.row_first_kx, pixels.row_start)
+        self._scatter(axes, rows, values_rp, weights_rp, workers)
+
+    def insert_rays(
+        self,
+        steps: NDArray[np.floating],
+        values_rj: NDArray[np.complex64],
+        weights_rj: NDArray[np.float32],
+        workers: Workers | None = None,
+    ) -> None:
+        """Add samples at ``(j + 1/2) step``, j = 0, 1, ..., along rays from the origin.
+
+        Parameters
+        ----------
+        steps : (n, 3) vectors, Fourier pixels
+        values_rj : (n, J) complex64, numerators
+        weights_rj : (n, J) float32, weights
+        workers : threads; none where None
+        """
+        along = self.grid.padding * np.asarray(steps)
+        axes = np.ascontiguousarray(np.stack([along, along / 2], 1), np.float32)
+        rows = (np.ones(1, np.int32), np.zeros(1, np.int32), np.array([0, values_rj.shape[1]], np.int32))
+        self._scatter(axes, rows, values_rj, weights_rj, workers)
+
+    def _scatter(
+        self,
+        axes: NDArray[np.float32],
+        rows: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]],
+        values_rp: NDArray[np.complex64],
+        weights_rp: NDArray[np.float32],
+        workers: Workers | None,
+    ) -> None:
+        """Add samples whose places are combinations of two axes."""
         parts = np.ascontiguousarray(values_rp, np.complex64).view(np.float32).reshape(*values_rp.shape, 2)
         weights = np.ascontiguousarray(weights_rp, np.float32)
 

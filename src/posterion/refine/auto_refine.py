@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from posterion.inference.branch_and_bound import BranchAndBound
 from posterion.inference.exhaustive import SharedGrid
 from posterion.inference.expectation import BatchExpectation, expect_batch
-from posterion.inference.images import ImageBatch, NoiseModel, prepare_images
+from posterion.inference.images import MASK_EDGE_PX, ImageBatch, NoiseModel, prepare_images
 from posterion.inference.local import LastPoses
+from posterion.inference.polar import PolarReference
 from posterion.inference.priors import estimate_direction_prior, estimate_offset_sigma
 from posterion.inference.search import SearchPlan
 from posterion.mapping.fsc import fourier_shell_correlation, fsc_curves
 from posterion.mapping.reconstruct import ssnr_from_fsc
 from posterion.physics.fourier import disc
+from posterion.physics.polar import PolarGrid
 from posterion.physics.projection import FourierVolume
 from posterion.physics.sampling import shift_lattice
 from posterion.physics.symmetry import point_group_operators
@@ -37,7 +39,7 @@ __all__ = ["MapSet", "expect_half", "step"]
 _LOG = logging.getLogger("posterion")
 
 _BATCH_BYTES = 2**26
-_BATCH = 32
+_BATCH, _BATCH_BY_HARMONICS = 32, 128
 _FEWEST_SLICES = 8
 _SLICES_PER_EFFECTIVE = 3.0
 _SCORE_BFACTOR = 5.0
@@ -113,7 +115,12 @@ def expect_half(
     """
     volume = FourierVolume.from_map(state.half_maps[half], plan.radius, workers=context.workers.threads)
     complete = plan.search == "exhaustive" and len(plan.levels) > 1
-    shared = None if state.search.local or complete else SharedGrid.of(volume, plan)
+    shared: SharedGrid | PolarReference | None = None
+    polar = _polar_grids(context, plan, radius) if plan.by_harmonics else None
+    if polar is not None:
+        shared = PolarReference.of(state.half_maps[half], plan, *polar, context.workers.threads)
+    elif not (state.search.local or complete):
+        shared = SharedGrid.of(volume, plan)
     bounds = BranchAndBound.of(volume, plan) if plan.search == "branch-and-bound" else None
     noise = NoiseModel(state.sigma2_gs, context.noise_group_i, state.scale_g, context.scale_group_i)
     hard = method_now(context, state) == "projection-matching"
@@ -125,7 +132,14 @@ def expect_half(
         previous = LastPoses(matrices, shifts_px, known.usable[index_i]) if state.iteration else None
         images = context.particles.images(index_i)
         batch = prepare_images(
-            context.particles, index_i, images, radius, context.diameter_px, noise, np.rint(shifts_px)
+            context.particles,
+            index_i,
+            images,
+            radius,
+            context.diameter_px,
+            noise,
+            np.rint(shifts_px),
+            polar=polar,
         )
         if hard:
             batch = _weighted_by_score(context, known, batch)
@@ -145,6 +159,13 @@ def expect_half(
         yield from parts
         if context.observer is not None:
             context.observer(len(index_i))
+
+
+def _polar_grids(context: RefineContext, plan: SearchPlan, radius: int) -> tuple[PolarGrid, PolarGrid]:
+    """Rings on which images and references, both inside the mask, are compared, and those collected."""
+    box, seen_px = context.box, context.diameter_px + 2 * MASK_EDGE_PX
+    compared = PolarGrid.of(box, plan.radius, seen_px, seen_px)
+    return compared, PolarGrid.of(box, radius, box, np.sqrt(2) * box)
 
 
 def _in_what_fits(
@@ -178,11 +199,15 @@ def _weighted_by_score(context: RefineContext, known: ParticleEstimates, batch: 
     return batch.weighted(np.exp(exponent_ip).astype(np.float32))
 
 
-def _batch_size(plan: SearchPlan, shared: SharedGrid | None, support_share: float, collected: int) -> int:
+def _batch_size(
+    plan: SearchPlan, shared: SharedGrid | PolarReference | None, support_share: float, collected: int
+) -> int:
     """Images per batch: bounded memory for scores and slices to insert; no function of the threads.
 
     How many slices an image inserts is guessed from how broad posteriors were in the iteration before.
     """
+    if isinstance(shared, PolarReference):
+        return int(np.clip(_BATCH_BYTES / shared.image_bytes, 1, _BATCH_BY_HARMONICS))
     slices = max(_FEWEST_SLICES, _SLICES_PER_EFFECTIVE * support_share * plan.cell_count)
     size = _BATCH_BYTES / (12 * collected * slices) if shared is None or len(plan.levels) > 1 else _BATCH
     if shared is not None:

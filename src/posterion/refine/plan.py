@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from posterion.inference.likelihood import gaussian_log_prob, profile_log_prob
 from posterion.inference.priors import PosePrior
-from posterion.inference.search import SearchPlan
+from posterion.inference.search import Level, SearchPlan
 from posterion.physics.symmetry import point_group_operators
 from posterion.refine.context import RefineContext
 from posterion.refine.schedule import local_radius_deg, search_levels
@@ -17,6 +17,7 @@ __all__ = ["make_plan", "method_now"]
 
 _GRID_TURN_DEG = 5.0
 _LATER_SHIFT_RANGE_PX = 2.5
+_FINE_ORDER = 3
 
 
 def make_plan(context: RefineContext, state: RefinementState, compare_radius: int) -> SearchPlan:
@@ -49,7 +50,13 @@ def make_plan(context: RefineContext, state: RefinementState, compare_radius: in
         climb=method == "em" and config.search == "auto",
         local_radius_deg=local_radius_deg(levels) if state.search.local else None,
         search=search,
+        by_harmonics=method == "em" and config.search == "auto" and _broad_and_fine(state, levels),
     )
+
+
+def _broad_and_fine(state: RefinementState, levels: tuple[Level, ...]) -> bool:
+    """Whether all orientations of a fine grid are scored for every image: only then harmonics are quicker."""
+    return len(levels) == 1 and not state.search.local and levels[0].order >= _FINE_ORDER
 
 
 def method_now(context: RefineContext, state: RefinementState) -> str:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from posterion.inference.expectation import BatchExpectation
 from posterion.inference.images import mask_area
+from posterion.inference.polar import PolarSums
 from posterion.inference.search import LevelCount, SearchPlan, total_counts
 from posterion.mapping.reconstruct import HalfSums
 from posterion.physics.fourier import disc
@@ -49,6 +50,7 @@ class ExpectationSums:
         )
         self._collected = disc(context.box, radius)
         self.accumulators = [Accumulator(context.box, radius), Accumulator(context.box, radius)]
+        self._turned: list[PolarSums | None] = [None, None]
         self.noise_gs = np.zeros((groups, shells))
         self.count_g = np.zeros(groups)
         self.cross_g, self.square_g = np.zeros((2, len(state.scale_g)))
@@ -62,6 +64,8 @@ class ExpectationSums:
         self.accumulators[half].insert(
             part.insert_matrices, self._collected, part.numerator_mp, part.weight_mp, self._context.workers
         )
+        if part.turned is not None:
+            self._turned[half] = part.turned.added_to(self._turned[half])
         self.estimates.put(part)
         self._add_noise(part)
         scale_group = self._context.scale_group_i[part.index_i]
@@ -87,6 +91,9 @@ class ExpectationSums:
     def take_halves(self) -> tuple[HalfSums, HalfSums]:
         """Hand over the sums of both halves; each accumulator, the largest array, is let go on the way."""
         group, workers = self._context.config.point_group, self._context.workers
+        for turned, accumulator in zip(self._turned, self.accumulators, strict=True):
+            if turned is not None:
+                turned.insert(accumulator, workers)
         first = HalfSums.from_accumulator(self.accumulators.pop(0), group, workers)
         return first, HalfSums.from_accumulator(self.accumulators.pop(0), group, workers)
 
