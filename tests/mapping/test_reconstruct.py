@@ -244,6 +244,20 @@ def test_solve_without_a_prior_keeps_the_grey_scale(sums: HalfSums) -> None:
     np.testing.assert_allclose(even.solve(None), expected, atol=2e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("ssnr", [None, 1e3])
+def test_shells_that_hold_next_to_nothing_do_not_drown_the_others(sums: HalfSums, ssnr: float | None) -> None:
+    """Noise of variance w: sqrt(w) / (w + c) is 1 / 2 sqrt(c) = 50 at most, c = 1e-4; w falls to 1e-18."""
+    weight_s = 1e-3 ** np.maximum(np.arange(8) - 1.0, 0)
+    weight = weight_s[np.minimum(sums.grid.shells, 7)].astype(np.float32)
+    white = np.random.default_rng(3).normal(size=weight.shape) + 0j
+    amplitude_s = []
+    for own_s, own in ((np.ones(8), np.ones_like(weight)), (weight_s, weight)):
+        noise = HalfSums((white * np.sqrt(own)).astype(np.complex64), own, sums.grid)
+        solved = fourier_transform_3d(noise.solve(None if ssnr is None else own_s / ssnr))
+        amplitude_s.append(np.sqrt(shell_mean(np.abs(solved) ** 2, 16))[1:7])
+    assert (amplitude_s[1] < 50 * 1.3 * amplitude_s[0]).all()
+
+
 def test_more_prior_means_less_map(sums: HalfSums) -> None:
     powers = [np.sum(sums.solve(np.full(8, k)) ** 2) for k in (0.0, 1.0, 10.0, 1e9)]
     assert (np.diff(powers) < 0).all()

@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 _BATCH = 64
+_LEAST_WEIGHT = 1e-4  # of the best shell's: noise divided by less would leak from its shell into all others
 FLAT_PRIOR = 0.3
 """Share of the mean weight of a shell that stands for k where the spectrum has no prior."""
 
@@ -97,11 +98,12 @@ class HalfSums:
         limit = self.grid.radius
         # At Nyquist the voxels beyond the last whole shell hold data too, and the last shell leans on them.
         last = limit + (limit == (self.grid.box - 1) // 2)
-        gain = np.float32(1)
+        gain, weight_s = np.float32(1), self.shell_weight()
         if regularisation_s is None:
-            regularisation_s = FLAT_PRIOR * self.shell_weight()
+            regularisation_s = FLAT_PRIOR * weight_s
             gain = np.float32(1 + FLAT_PRIOR)
-        floor_s = np.maximum(regularisation_s, 1e-30).astype(np.float32)
+        least = max(_LEAST_WEIGHT * float(weight_s[1:].max()), 1e-30)
+        floor_s = np.maximum(regularisation_s, least).astype(np.float32)
 
         def solved(rows: slice) -> NDArray[np.complex64]:
             shells = self.grid.shells[:, rows]
