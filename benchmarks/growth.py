@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from measured import Results, posterion_command
+from posterion.data.mrc import write_map
+from posterion.physics.sources import read_source
 
 EDGE_OVER_DIAMETER = 1.2
 LOWPASS_OVER_DIAMETER = 1 / 6
@@ -53,8 +56,8 @@ def series_points(name: str, tiny: bool) -> list[Point]:
         ranges = (2.0, 4.0) if tiny else (3.0, 6.0, 12.0, 24.0)
         return [Point(name, r, box, 2 * some, shift_range_px=r, shift_sd_px=1.2) for r in ranges]
     edge = EDGE_OVER_DIAMETER * EMBEDDED_DIAMETER
-    # An envelope exp(-B s^2/4) that is exp(-1) at a share of Nyquist's frequency keeps the resolution below.
-    cuts = (0.3, 0.6) if tiny else (0.1, 0.2, 0.35, 0.6)
+    # A map blurred by exp(-B s^2/4) that is exp(-1) at a share of Nyquist's frequency has no more to give.
+    cuts = (0.3, 0.6) if tiny else (0.2, 0.35, 0.6, 1.0)
     return [
         Point(name, cut, box, 2 * some, bfactor_angstrom2=round(4 * (2 * edge / box / cut) ** 2, 1))
         for cut in cuts
@@ -67,11 +70,13 @@ def measure(point: Point, folder: Path, options: argparse.Namespace) -> dict[str
     pixel = edge / point.box
     images, run = folder / "images", folder / "run"
     shutil.rmtree(folder, ignore_errors=True)
-    source = [options.source] if options.source else ["--embedded"]
+    density, _ = read_source(options.source, point.box, pixel)
+    blur_px = (point.bfactor_angstrom2 / 8) ** 0.5 / np.pi / pixel
+    folder.mkdir(parents=True)
+    write_map(folder / "density.mrc", gaussian_filter(density, blur_px) if blur_px else density, pixel)
     posterion_command(
         [
-            *("simulate", *source, "-o", images, "-n", point.particles, "--box", point.box),
-            *("--pixel-size", pixel, "--snr", point.snr, "--bfactor", point.bfactor_angstrom2),
+            *("simulate", folder / "density.mrc", "-o", images, "-n", point.particles, "--snr", point.snr),
             *("--shift", point.shift_sd_px * pixel, "--seed", options.seed),
         ],
         folder / "simulate.log",
