@@ -42,7 +42,8 @@ def complete_plan(context: RefineContext, state: RefinementState, radius: int) -
     if state.search.local:
         order, step, near = LOCAL_ORDER, LOCAL_SHIFT_STEP_PX, LOCAL_RADIUS_DEG
     level = Level(order, plan.radius, step)
-    return replace(plan, levels=(level,), climb=False, local_radius_deg=near, search="exhaustive")
+    complete = replace(plan, levels=(level,), climb=False, local_radius_deg=near, search="exhaustive")
+    return replace(complete, by_harmonics=False)
 
 
 def complete_refinement(

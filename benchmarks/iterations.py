@@ -28,6 +28,7 @@ from posterion.refine.inputs import prepare
 from posterion.refine.options import RefineOptions
 from posterion.refine.start import init
 from posterion.refine.state import IterationInfo, RefinementState
+from posterion.refine.subsets import members
 from ribosome import gemm_gflops
 
 SNR_BOX = 128
@@ -54,16 +55,17 @@ class Cost:
     search: str
     resolution_angstrom: float
     compared_to_angstrom: float
+    particles: int
     per_particle: float
     references: float
     maps: float
 
 
 class BatchClock:
-    """CPU seconds at the end of each batch, by half: an observer of ``step``."""
+    """CPU seconds at the end of each batch: an observer of ``step``; the first half has so many particles."""
 
-    def __init__(self, half_sizes: Sequence[int]) -> None:
-        self._half_sizes = half_sizes
+    def __init__(self, first_half: int) -> None:
+        self._first_half = first_half
         self.times = [time.process_time()]
         self.counts = [0]
 
@@ -75,7 +77,7 @@ class BatchClock:
     def per_particle(self) -> float:
         """Seconds per particle of all batches but the first of each half."""
         before = np.cumsum(self.counts)[:-1]
-        later = ~np.isin(before, [0, self._half_sizes[0]])
+        later = ~np.isin(before, [0, self._first_half])
         return float(np.diff(self.times)[later].sum() / np.array(self.counts[1:])[later].sum())
 
     def references(self) -> float:
@@ -88,12 +90,14 @@ def measured_step(
     context: RefineContext, state: RefinementState, final: bool
 ) -> tuple[RefinementState, IterationInfo, Cost]:
     """One iteration and what it cost."""
-    clock = BatchClock([int(np.count_nonzero(context.half_i == half)) for half in (1, 2)])
+    subset = 0 if final else state.search.subset
+    clock = BatchClock(len(members(context.half_i, 0, subset, context.config.seed)))
     state, info, _ = step(replace(context, observer=clock), state, final)
     maps = time.process_time() - clock.times[-1]
     stage = "last" if final else "late" if info.search == "local" else "early"
     where = info.iteration, info.search, info.resolution_angstrom, info.compared_to_angstrom
-    return state, info, Cost(stage, *where, clock.per_particle(), clock.references(), maps)
+    each = clock.per_particle(), clock.references(), maps
+    return state, info, Cost(stage, *where, sum(clock.counts), *each)
 
 
 def refined(context: RefineContext, reference: np.ndarray) -> Iterator[Cost]:
@@ -124,15 +128,15 @@ def make_images(options: argparse.Namespace) -> Path:
 def table(costs: Sequence[Cost], particles: int) -> Iterator[str]:
     """Yield lines of Markdown: iterations, then what each stage costs on average."""
     yield (
-        "| iteration | search | resolution, A | compared to, A | ms per particle | references, s | maps, s "
-        f"| all, ms per particle of {particles} |"
+        "| iteration | search | resolution, A | compared to, A | particles | ms per particle | references, s "
+        f"| maps, s | all, ms per particle of {particles} |"
     )
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for c in costs:
-        everything = c.per_particle + (c.references + c.maps) / particles
+        everything = (c.particles * c.per_particle + c.references + c.maps) / particles
         yield (
             f"| {c.iteration}{' (last)' * (c.stage == 'last')} | {c.search} | {c.resolution_angstrom:.2f} "
-            f"| {c.compared_to_angstrom:.2f} | {1e3 * c.per_particle:.2f} | {c.references:.2f} "
+            f"| {c.compared_to_angstrom:.2f} | {c.particles} | {1e3 * c.per_particle:.2f} | {c.references:.2f} "
             f"| {c.maps:.2f} | {1e3 * everything:.2f} |"
         )
     yield ""

@@ -61,7 +61,7 @@ def test_the_clock_keeps_what_the_first_batches_take_more_apart(  # type: ignore
     iterations = script("iterations")
     seconds = iter(np.cumsum([100.0, 14.0, 4.0, 2.0, 14.0, 4.0]).tolist())
     monkeypatch.setattr(iterations.time, "process_time", lambda: next(seconds))
-    clock = iterations.BatchClock([5, 4])
+    clock = iterations.BatchClock(first_half=5)
     for count in (2, 2, 1, 2, 2):
         clock(count)
     assert clock.per_particle() == pytest.approx(2.0)
