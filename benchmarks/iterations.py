@@ -136,8 +136,8 @@ def table(costs: Sequence[Cost], particles: int) -> Iterator[str]:
         everything = (c.particles * c.per_particle + c.references + c.maps) / particles
         yield (
             f"| {c.iteration}{' (last)' * (c.stage == 'last')} | {c.search} | {c.resolution_angstrom:.2f} "
-            f"| {c.compared_to_angstrom:.2f} | {c.particles} | {1e3 * c.per_particle:.2f} | {c.references:.2f} "
-            f"| {c.maps:.2f} | {1e3 * everything:.2f} |"
+            f"| {c.compared_to_angstrom:.2f} | {c.particles} | {1e3 * c.per_particle:.2f} "
+            f"| {c.references:.2f} | {c.maps:.2f} | {1e3 * everything:.2f} |"
         )
     yield ""
     for stage in ("early", "late", "last"):
