@@ -27,6 +27,7 @@ def test_what_is_left_open_is_chosen(diameter: float, lowpass: float) -> None:
         (200, {"method": "magic"}, "em, projection-matching"),
         (200, {"search": "magic"}, "auto, exhaustive, adaptive, branch-and-bound"),
         (200, {"search": "branch-and-bound", "method": "projection-matching"}, "choose another search"),
+        (200, {"subset": "some"}, "auto, all"),
         (200, {"initial_lowpass_angstrom": 3.0}, "low-pass"),
         (200, {"shift_range_angstrom": 300.0}, "shift range"),
         (200, {"max_iterations": 0}, "iterations"),
@@ -40,7 +41,7 @@ def test_what_cannot_be_is_refused(diameter: float, changes: dict, sentence: str
 def test_config_there_and_back(tmp_path: Path) -> None:
     sources = Sources(tmp_path / 'odd "name" é.star', tmp_path / "ref.mrc", 150.0)
     supplement = Supplement(tmp_path / "s.mrcs", 1.5, passthrough=(tmp_path / "a.cs",))
-    options = RefineOptions("D2", tmp_path / "m.mrc", threads=3, seed=7, supplement=supplement)
+    options = RefineOptions("D2", tmp_path / "m.mrc", threads=3, seed=7, subset="all", supplement=supplement)
     write_config(tmp_path / "config.toml", sources, options)
     found = read_config(tmp_path / "config.toml")
     assert found.pop("options") == options
