@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from posterion.inference.adaptive import LevelImages
+from posterion.inference.climbing import Peaks, PoseList, climb
 from posterion.inference.contributions import (
     Slices,
     gaussian_slices,
@@ -18,7 +19,6 @@ from posterion.inference.contributions import (
     grid_slices,
     grid_terms,
 )
-from posterion.inference.gauss_newton import Peaks, PoseList, climb
 from posterion.inference.images import ImageBatch
 from posterion.inference.laplace import GaussianPosterior, gaussian_posteriors
 from posterion.inference.posterior import Support

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from posterion.compute import Workers
 from posterion.data.particles import Poses
-from posterion.inference import expectation, gauss_newton
+from posterion.inference import climbing, expectation
 from posterion.inference.exhaustive import SharedGrid, dense_log_prob
 from posterion.inference.expectation import BatchExpectation, expect_batch
 from posterion.inference.images import ImageBatch, NoiseModel, prepare_images
@@ -430,7 +430,7 @@ def test_images_of_few_nats_keep_their_grid(sharp: Any, plan: SearchPlan) -> Non
 def test_an_optimiser_that_finds_no_peak_leaves_the_grid_and_is_counted(
     sharp: Any, plan: SearchPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gauss_newton, "_MOST_STEPS", 0)
+    monkeypatch.setattr(climbing, "_MOST_STEPS", 0)
     found = climb(sharp, plan)
     assert found.diverged == CLIMBED
     assert found.gaussian == 0

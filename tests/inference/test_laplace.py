@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 
 from posterion.inference import laplace
 from posterion.inference.adaptive import LevelImages
-from posterion.inference.gauss_newton import Peaks, PoseList, climb
+from posterion.inference.climbing import Peaks, PoseList, climb
 from posterion.inference.laplace import GaussianPosterior, damping, gaussian_posteriors, well_determined
 from posterion.inference.priors import PosePrior
 from posterion.inference.search import Level, SearchPlan

@@ -10,7 +10,7 @@ import pytest
 import posterion
 from posterion.data.mrc import write_stack
 from posterion.data.particles import Particles
-from posterion.inference import gauss_newton
+from posterion.inference import climbing
 from posterion.mapping.fsc import read_fsc
 from posterion.physics.soft_masks import soft_sphere
 from posterion.refine.outputs import peak_memory_bytes, result_mask, write_particles, write_quarantine
@@ -80,7 +80,7 @@ def test_particles_whose_optimiser_found_no_peak_are_counted(
     tiny_set: Path, tiny_options: posterion.RefineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No step is allowed, so every particle keeps its grid; the map is there all the same."""
-    monkeypatch.setattr(gauss_newton, "_MOST_STEPS", 0)
+    monkeypatch.setattr(climbing, "_MOST_STEPS", 0)
     options = replace(tiny_options, max_iterations=1)
     result = posterion.refine(
         tiny_set / "particles.star", tiny_set / "reference.mrc", tmp_path, 150.0, options

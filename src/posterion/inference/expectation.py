@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from posterion.inference.adaptive import LevelImages, refine, survivors_divided
 from posterion.inference.branch_and_bound import BranchAndBound
+from posterion.inference.climbing import PoseList, apart, peaks_of_batch
 from posterion.inference.contributions import (
     ImageTerms,
     Slices,
@@ -18,11 +19,9 @@ from posterion.inference.contributions import (
     grid_terms,
 )
 from posterion.inference.exhaustive import SharedGrid, complete_candidates, dense_log_prob, dense_supports
-from posterion.inference.gauss_newton import PoseList
 from posterion.inference.images import ImageBatch
 from posterion.inference.laplace import GaussianPosterior, gaussian_posteriors, well_determined
 from posterion.inference.local import LastPoses, local_candidates
-from posterion.inference.multi_start import apart, peaks_of_batch
 from posterion.inference.polar import PolarReference, PolarSums, expect_polar
 from posterion.inference.posterior import Posterior
 from posterion.inference.search import (

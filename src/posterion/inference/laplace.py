@@ -19,7 +19,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from posterion.inference.gauss_newton import Peaks
+from posterion.inference.climbing import Peaks
 from posterion.inference.search import SearchPlan
 from posterion.physics.fourier import Disc
 from posterion.physics.rotations import matrices_from_rotation_vectors
