@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from posterion.kernels import shift_spectrum, sum_unshifted
+from posterion.kernels import shift_samples, shift_spectrum, sum_unshifted
 from posterion.physics.fourier import Disc, disc
 
 
@@ -50,3 +50,16 @@ def test_nothing_is_written_beyond_the_last_pixel(box: int, radius: int) -> None
     shift_spectrum(complex_noise(len(pixels)), box, rows(pixels), np.ones((2, 2)), moved[:2])
     assert np.isfinite(moved[:2]).all()
     assert np.isnan(moved[2]).all()
+
+
+@pytest.mark.parametrize("pairs", [1, 7, 40])
+def test_shift_samples_is_multiplication_by_the_chosen_phase(pairs: int) -> None:
+    """Some pairs of an image and a shift, in any order, some of them twice."""
+    rng = np.random.default_rng(1)
+    samples, phases = complex_noise(13, 5), complex_noise(13, 4)[:, ::-1].copy()
+    image, shift = rng.integers(5, size=pairs), rng.integers(4, size=pairs)
+    moved = np.full((2, 13, pairs), np.nan, np.float32)
+    shift_samples(samples, phases, image, shift, moved)
+    expected = samples[:, image].astype(complex) * phases[:, shift]
+    np.testing.assert_allclose(moved[0], expected.real, atol=2e-6)
+    np.testing.assert_allclose(moved[1], expected.imag, atol=2e-6)

@@ -163,6 +163,54 @@ def test_insertion_has_the_same_bits_for_any_number_of_threads(threads: int) -> 
             np.testing.assert_array_equal(found, expected)
 
 
+def scattered_on_a_whole_grid(
+    points: NDArray[np.float64], values: NDArray[np.complex64], weights: NDArray[np.float32], centre: int
+) -> tuple[NDArray[np.complex128], NDArray[np.float64]]:
+    """Numerator and weight (D, D, W) of samples (n,) at (n, 3) and of their mates, corner by corner."""
+    size = 2 * centre + 1
+    numerator, weight = np.zeros((size,) * 3, complex), np.zeros((size,) * 3)
+    for sign in (1, -1):
+        x = sign * points + centre
+        low = np.floor(x).astype(int)
+        for corner in np.ndindex(2, 2, 2):
+            at = low + corner
+            share = np.prod(1 - np.abs(x - at), axis=1)
+            place = tuple(at.T[::-1])
+            np.add.at(numerator, place, share * (values.real + sign * 1j * values.imag))
+            np.add.at(weight, place, share * weights)
+    return numerator[:, :, centre:], weight[:, :, centre:]
+
+
+@pytest.mark.parametrize("padding", [1, 2])
+def test_rays_are_inserted_sample_by_sample(padding: int) -> None:
+    """At ``(j + 1/2) step`` with eight trilinear shares; steps along axes and beyond x = 0 among them."""
+    box, radius, samples = 20, 8, 17
+    directions = np.concatenate([np.eye(3), -np.eye(3), MATRICES.reshape(-1, 3)])
+    steps = 0.5 * directions * np.linspace(0.6, 1, len(directions))[:, None]
+    values = complex_noise(len(steps), samples)
+    weights = np.abs(complex_noise(len(steps), samples, seed=1))
+    weights[2, 5] = 0
+    values[2, 5] = 0  # what has no weight has no value either
+    accumulator = Accumulator(box, radius, padding)
+    accumulator.insert_rays(steps, values, weights)
+    points = padding * (steps[:, None] * (np.arange(samples) + 0.5)[:, None]).reshape(-1, 3)
+    flat = values.ravel(), weights.ravel()
+    expected = scattered_on_a_whole_grid(points, *flat, accumulator.grid.centre)
+    for found, wanted in zip(accumulator.joined(), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_rays_have_the_same_bits_for_any_number_of_threads(threads: int) -> None:
+    steps = 0.5 * Rotation.random(60, random_state=8).as_matrix().reshape(-1, 3)
+    values = complex_noise(len(steps), 23)
+    alone, shared = Accumulator(24, 11), Accumulator(24, 11)
+    alone.insert_rays(steps, values, np.abs(values))
+    with Workers(threads) as workers:
+        shared.insert_rays(steps, values, np.abs(values), workers)
+    np.testing.assert_array_equal(shared.values, alone.values)
+
+
 def test_accumulators_add() -> None:
     pixels, matrices = disc(16, 7), Rotation.random(8, random_state=4).as_matrix()
     values = complex_noise(8, len(pixels))
