@@ -4,15 +4,16 @@
 
 Sets, truth and judge are those of quality.py. A is ``posterion refine`` as it comes. B scores, for every
 image, all poses of one grid of 7.5 degrees and 2/3 px, until posteriors are narrower than its cells or
-neither resolution nor map changes; then all poses within 11 degrees of the last one, 0.94 degrees and 1/3 px
-apart, until nothing changes. Nothing climbs or is pruned. What is not the search (methods, bands, noise,
-maps) is the program's. Prints a table as Markdown.
+neither resolution nor map changes (that is all where they stay broad); then, on a grid of 0.94 degrees and
+1/3 px, all poses within 11 degrees of the last one and after that within 5.6, until nothing changes. Nothing
+climbs or is pruned. What is not the search (methods, bands, noise, maps) is the program's. Prints a table as
+Markdown.
 """
 
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -30,39 +31,48 @@ from posterion.refine.start import init
 from posterion.refine.state import IterationInfo, RefinementState
 from quality import CELLS, SPECIMENS, Cell, judge, run_arm, simulated, table, write_tsv
 
-UNCHANGED, NARROW = 0.01, 2.5
+UNCHANGED, NARROW, BROAD = 0.004, 2.5, 50.0
 GLOBAL_ORDER, GLOBAL_SHIFT_STEP_PX = 3, 2 / 3
-LOCAL_ORDER, LOCAL_SHIFT_STEP_PX, LOCAL_RADIUS_DEG = 6, 1 / 3, 11.25
+LOCAL_ORDER, LOCAL_SHIFT_STEP_PX, FIRST_RADIUS_DEG, LATER_RADIUS_DEG = 6, 1 / 3, 11.25, 5.6
+Iteration = tuple[RefinementState, IterationInfo, auto_refine.MapSet]
 
 
-def complete_plan(context: RefineContext, state: RefinementState, radius: int) -> SearchPlan:
-    """All poses of one grid, or all near the last ones, in place of what the program would score."""
-    plan = make_plan(context, state, radius)
-    order, step, near = GLOBAL_ORDER, GLOBAL_SHIFT_STEP_PX, None
-    if state.search.local:
-        order, step, near = LOCAL_ORDER, LOCAL_SHIFT_STEP_PX, LOCAL_RADIUS_DEG
-    level = Level(order, plan.radius, step)
-    complete = replace(plan, levels=(level,), climb=False, local_radius_deg=near, search="exhaustive")
-    return replace(complete, by_harmonics=False)
+@dataclass
+class CompleteSearch:
+    """One level in place of the program's; ``near_deg``: how far from the last poses, None: anywhere."""
 
+    near_deg: float | None = None
 
-def complete_refinement(
-    context: RefineContext, state: RefinementState, most: int
-) -> Iterator[tuple[RefinementState, IterationInfo, auto_refine.MapSet]]:
-    """Iterate over all orientations, then near the last poses; the last of these joins the halves."""
-    local = False
-    for _ in range(most):
-        best = state.best_shell
-        state, info, maps = auto_refine.step(
-            context, replace(state, search=replace(state.search, local=local))
-        )
-        yield state, info, maps
-        unchanged = state.best_shell <= best and info.map_change < UNCHANGED
-        if local and unchanged:
-            break
-        narrow = info.effective_orientations < NARROW or unchanged
-        local = local or (narrow and not state.search.best_only)
-    yield auto_refine.step(context, replace(state, search=replace(state.search, local=True)), final=True)
+    def plan(self, context: RefineContext, state: RefinementState, radius: int) -> SearchPlan:
+        """All poses of one grid, or all near the last ones."""
+        plan = make_plan(context, state, radius)
+        order, step = GLOBAL_ORDER, GLOBAL_SHIFT_STEP_PX
+        if self.near_deg is not None:
+            order, step = LOCAL_ORDER, LOCAL_SHIFT_STEP_PX
+        level = Level(order, plan.radius, step)
+        complete = replace(plan, levels=(level,), climb=False, by_harmonics=False, search="exhaustive")
+        return replace(complete, local_radius_deg=self.near_deg)
+
+    def step(self, context: RefineContext, state: RefinementState, final: bool = False) -> Iteration:
+        """One iteration with such a plan."""
+        here = replace(state, search=replace(state.search, local=self.near_deg is not None))
+        with patch.object(auto_refine, "make_plan", self.plan):
+            return auto_refine.step(context, here, final)
+
+    def refinement(self, context: RefineContext, state: RefinementState, most: int) -> Iterator[Iteration]:
+        """Iterate over all orientations, then near the last poses; the last of these joins the halves."""
+        for _ in range(most):
+            best = state.best_shell
+            state, info, maps = self.step(context, state)
+            yield state, info, maps
+            unchanged = state.best_shell <= best and info.map_change < UNCHANGED
+            if unchanged and (self.near_deg is not None or info.effective_orientations > BROAD):
+                break
+            if self.near_deg is not None:
+                self.near_deg = LATER_RADIUS_DEG
+            elif (info.effective_orientations < NARROW or unchanged) and not state.search.best_only:
+                self.near_deg = FIRST_RADIUS_DEG
+        yield self.step(context, state, final=True)
 
 
 def run_complete(cell: Cell, options: argparse.Namespace) -> dict[str, float]:
@@ -82,10 +92,10 @@ def run_complete(cell: Cell, options: argparse.Namespace) -> dict[str, float]:
     )
     start = time.process_time()
     inputs = prepare(images / "particles.star", images / "truth.mrc", specimen.diameter_angstrom, chosen)
-    with Workers(1) as workers, patch.object(auto_refine, "make_plan", complete_plan):
+    with Workers(1) as workers:
         context = inputs.context(workers)
         state, _ = init(context, inputs.reference)
-        for done in complete_refinement(context, state, options.iterations):
+        for done in CompleteSearch().refinement(context, state, options.iterations):
             print(f"{time.process_time() - start:.0f} CPU-s: {done[1]}", flush=True)
     state, _, maps = done
     seconds = time.process_time() - start
@@ -109,7 +119,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=names, default=[*special, "betagal@0.1"])
     parser.add_argument("--particles", type=int, default=100)
     parser.add_argument("--box", type=int, default=48)
-    parser.add_argument("--iterations", type=int, default=10, help="at most, of the exhaustive search")
+    parser.add_argument("--iterations", type=int, default=12, help="at most, of the exhaustive search")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--tag", default="", help="a new tag computes anew what is there, say after a change")
     options = parser.parse_args(namespace=argparse.Namespace(a="", a_source=None, threads=1))
