@@ -12,6 +12,7 @@ import pytest
 from posterion.inference.images import ImageBatch, NoiseModel, background_power, mask_area, prepare_images
 from posterion.physics.ctf import ctf_half_spectrum
 from posterion.physics.fourier import disc
+from posterion.physics.polar import PolarGrid
 from posterion.physics.soft_masks import soft_disc
 
 SMALL = runpy.run_path(str(Path(__file__).parents[1] / "references" / "small_problem.py"))
@@ -125,6 +126,24 @@ def test_masked_power_is_that_of_the_compared_pixels(prepare: Callable[..., Imag
     compared_is = pixels.shell_sum(2 * batch.power_ip * 24**2) / pixels.shell_sum(pixels.multiplicity_p)
     masked_is = batch.masked_power_is * mask_area(24, DIAMETER_PX)
     np.testing.assert_allclose(masked_is[:, 1:RADIUS], compared_is[:, 1:RADIUS], rtol=1e-4)
+
+
+def test_masked_power_is_that_of_the_compared_rings(problem: Any) -> None:
+    """Where images are compared on rings: an image that explains itself leaves no residual there either."""
+    grids = tuple(PolarGrid.of(24, radius, DIAMETER_PX + 5, 24.0) for radius in (RADIUS, 11))
+    arguments = problem.particles, problem.everyone, problem.images, 11, DIAMETER_PX
+    noise = SMALL["white_noise"](problem)
+    batch = prepare_images(*arguments, noise, np.zeros((6, 2)), polar=(grids[0], grids[1]))
+    assert batch.polar is not None
+    # |C y / sigma2|^2 over C^2 / sigma2, both with the pixels of a ring, is |y|^2 / sigma2 with them.
+    explained_pi = np.abs(batch.polar.whitened_pi) ** 2 / np.maximum(batch.polar.ctf2_pi, 1e-20) * 24**2
+    explained_ij = explained_pi.reshape(grids[0].angles, -1, 6).mean(axis=0).T
+    pixels = disc(24, RADIUS)
+    compared_is = grids[0].shell_sum(explained_ij) / pixels.shell_sum(pixels.multiplicity_p)
+    masked_is = batch.masked_power_is * mask_area(24, DIAMETER_PX)
+    np.testing.assert_allclose(masked_is[:, 1 : RADIUS + 1], compared_is[:, 1:], rtol=1e-3)
+    on_pixels = prepare_images(*arguments, noise, np.zeros((6, 2))).masked_power_is
+    np.testing.assert_array_equal(batch.masked_power_is[:, RADIUS + 1 :], on_pixels[:, RADIUS + 1 :])
 
 
 def test_background_power_does_not_see_the_particle(problem: Any) -> None:

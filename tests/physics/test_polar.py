@@ -168,6 +168,19 @@ def test_rings_stand_for_the_pixels_of_their_shells(box: int, radius: int) -> No
     assert grid.ring_k.max() < radius + 0.5
 
 
+def test_mean_of_a_shell_weighs_rings_by_their_area() -> None:
+    """Of ``k^2 (1 + cos 2 theta)``: ``(k_1^2 + k_2^2) / 2`` from k_1 to k_2, as near as two rings come."""
+    kx, ky = GRID.positions()
+    values = np.stack([kx**2 + ky**2 + kx**2 - ky**2, np.ones(len(kx))], 1).astype(np.float32)
+    found = GRID.shell_mean(values)
+    shell = np.arange(1, RADIUS + 1)
+    rings = np.stack([shell - 0.25, shell + 0.25])
+    expected = np.sum(rings**3, axis=0) / np.sum(rings, axis=0)
+    np.testing.assert_allclose(found[0, 1:], expected, rtol=1e-5)
+    np.testing.assert_allclose(found[0, 1:], ((shell - 0.5) ** 2 + (shell + 0.5) ** 2) / 2, rtol=0.07)
+    np.testing.assert_allclose(found[1], 1, rtol=1e-6)
+
+
 def test_phases_move_images() -> None:
     """As moving the pixels of the spectrum before sampling does; and to where the blobs are put."""
     shifts_px = np.array([[0.0, 0.0], [1.5, 0.0], [-0.7, 2.2]])

@@ -80,7 +80,7 @@ class ImageBatch:
     data_ip : (n, P) complex64, ``C y / sigma2`` of the image outside of no mask: what the M-step adds up
     power_ip : (n, P) float32, ``1/2 w |y|^2 / sigma2`` of the masked image
     masked_power_is : (n, box//2+1) float64, mean ``|y|^2`` of the masked image per shell, divided by the
-        mask's area
+        mask's area; on the pixels or rings that are compared
     shift0_px : (n, 2) float64, whole-pixel origin offsets already applied
     finite_i : (n,) bool, False where the image holds NaN or infinity or is constant; its entries are zero
     score_weight_ip : (n, P) float32 or None, factors of the M-step; ``data_ip`` holds them already
@@ -181,6 +181,11 @@ def prepare_images(
     weight_ip = inverse_ip * pixels.multiplicity_p
     weight_ip[:, pixels.shell_p == 0] = 0
     masked_ip = pixels.take(masked)
+    power_is, on_rings = _shell_power(masked, box), None
+    if polar is not None:
+        on_rings, power_is[:, : polar[0].radius + 1] = _on_rings(
+            particles, index_i, noise, finite_i, polar, (masked, full)
+        )
     return ImageBatch(
         index_i=index_i,
         pixels=pixels,
@@ -188,12 +193,10 @@ def prepare_images(
         ctf2_ip=ctf_ip**2 * weight_ip,
         data_ip=pixels.take(full) * (ctf_ip * inverse_ip),
         power_ip=0.5 * weight_ip * (masked_ip.real**2 + masked_ip.imag**2),
-        masked_power_is=_shell_power(masked, box) / mask_area(box, diameter_px),
+        masked_power_is=power_is / mask_area(box, diameter_px),
         shift0_px=shift0_px,
         finite_i=finite_i,
-        polar=None
-        if polar is None
-        else _on_rings(particles, index_i, noise, finite_i, polar, (masked, full)),
+        polar=on_rings,
     )
 
 
@@ -204,19 +207,23 @@ def _on_rings(
     finite_i: NDArray[np.bool_],
     grids: tuple[PolarGrid, PolarGrid],
     spectra: tuple[NDArray[np.complex64], NDArray[np.complex64]],
-) -> PolarImages:
-    """Sample masked images on the compared rings, unmasked ones on those collected; times CTF, whitened."""
+) -> tuple[PolarImages, NDArray[np.float64]]:
+    """Sample masked images on the compared rings, unmasked ones on those collected; times CTF, whitened.
+
+    Also the masked images' mean power per shell (n, radius + 1), on the rings where residuals are taken.
+    """
     parts: list[NDArray[Any]] = []
+    samples = [grid.sample(spectrum) for grid, spectrum in zip(grids, spectra, strict=True)]
     areas = grids[0].ring_area, np.ones(1, np.float32)
-    for grid, spectrum, area_j in zip(grids, spectra, areas, strict=True):
+    for grid, samples_pi, area_j in zip(grids, samples, areas, strict=True):
         ctf_ip = ctf_at(*grid.positions(), grid.box, particles, index_i)
         ctf_ip *= noise.scale_g[noise.scale_group_i[index_i]].astype(np.float32)[:, None]
         inverse_ij = _inverse_sigma2(noise, index_i, grid.ring_shell) * area_j
         inverse_ij[~finite_i] = 0
         inverse_ij[:, grid.ring_shell == 0] = 0
         weighted_pi = (ctf_ip * np.tile(inverse_ij, (1, grid.angles))).T
-        parts += [grid.sample(spectrum) * weighted_pi, np.ascontiguousarray(ctf_ip.T * weighted_pi)]
-    return PolarImages(*parts)
+        parts += [samples_pi * weighted_pi, np.ascontiguousarray(ctf_ip.T * weighted_pi)]
+    return PolarImages(*parts), grids[0].shell_mean(samples[0].real ** 2 + samples[0].imag ** 2)
 
 
 def _roll(images: NDArray[np.float32], shift_px: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -115,6 +115,13 @@ class PolarGrid:
         area_s = np.add.reduceat(self.ring_area, first)
         return np.asarray(np.add.reduceat(values_ij, first, axis=1) * (count_s / area_s))
 
+    def shell_mean(self, samples_pi: Real) -> NDArray[np.float64]:
+        """Mean of real samples (A J, n) over each shell, rings weighing by their area: (n, radius + 1)."""
+        mean_ij = samples_pi.reshape(self.angles, -1, samples_pi.shape[1]).mean(axis=0, dtype=np.float64).T
+        first = np.searchsorted(self.ring_shell, np.arange(self.radius + 1))
+        sums = np.add.reduceat(mean_ij * self.ring_area, first, axis=1)
+        return np.asarray(sums / np.add.reduceat(self.ring_area, first))
+
     def bands(self, even: bool = False) -> list[Band]:
         """List a few harmonics at a time with the rings that have any of them: inner ones have low ones only.
 
