@@ -1,5 +1,6 @@
 """Levels of the search: coarse to fine, each at most halving the steps, the last as fine as is asked."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -106,7 +107,8 @@ def test_high_symmetry_affords_a_finer_shared_grid() -> None:
 
 def test_small_cells_compare_half_the_band_from_a_finer_grid() -> None:
     usual, small = (
-        search_levels(40, 128, 107.0, SearchState(fineness=2.0), 3.0, 1, choice) for choice in (False, True)
+        search_levels(40, 128, 107.0, SearchState(fineness=2.0), 3.0, 1, small_cells=choice)
+        for choice in (False, True)
     )
     assert [level.order for level in usual] == [2, 3, 4, 5]
     assert [level.order for level in small] == [3, 4, 5]
@@ -119,3 +121,27 @@ def test_broad_posteriors_get_no_finer_cells_than_they_cover() -> None:
     geometry = {"radius": 60, "box": 128, "diameter_px": 100, "shift_range_px": 3.0, "group_order": 1}
     assert search_levels(search=SearchState(support_share=0.1), **geometry)[-1].order == 3
     assert search_levels(search=SearchState(support_share=1e-6), **geometry)[-1].order == 5
+
+
+def test_harmonics_afford_a_shared_grid_of_more_orientations() -> None:
+    """Where posteriors are broad it is the finest that harmonics afford; else they change nothing."""
+    geometry = {"radius": 28, "box": 128, "diameter_px": 107, "shift_range_px": 2.5, "group_order": 24}
+    broad = SearchState(fineness=2.0, support_share=0.02)
+    (only,) = search_levels(search=broad, **geometry, harmonics=True)
+    assert only.order == 4
+    assert len(search_levels(search=broad, **geometry)) > 1
+    (plain,) = search_levels(search=broad, **geometry | {"group_order": 1}, harmonics=True)
+    assert plain.order == 3
+    narrow = replace(broad, support_share=0.001)
+    assert search_levels(search=narrow, **geometry, harmonics=True) == search_levels(
+        search=narrow, **geometry
+    )
+
+
+def test_a_finer_grid_is_made_for_broad_posteriors_once_it_is_asked_for() -> None:
+    geometry = {"radius": 28, "box": 128, "diameter_px": 107, "shift_range_px": 2.5, "group_order": 24}
+    orders = [
+        search_levels(search=SearchState(fineness, support_share=0.1), **geometry, harmonics=True)[0].order
+        for fineness in (1.0, 2.0)
+    ]
+    assert orders == [3, 4]

@@ -77,6 +77,8 @@ def report(
 def _name_of_search(old: RefinementState, plan: SearchPlan) -> str:
     if old.search.local or old.search.look:
         return "local" if old.search.local else "look"
+    if plan.by_harmonics:
+        return "harmonic"
     return "dense" if len(plan.levels) == 1 else "global"
 
 

@@ -7,17 +7,16 @@ from scipy.spatial.transform import Rotation
 
 from posterion.inference.likelihood import gaussian_log_prob, profile_log_prob
 from posterion.inference.priors import PosePrior
-from posterion.inference.search import Level, SearchPlan
+from posterion.inference.search import SearchPlan
 from posterion.physics.symmetry import point_group_operators
 from posterion.refine.context import RefineContext
-from posterion.refine.schedule import local_radius_deg, search_levels
+from posterion.refine.schedule import fits_harmonics, local_radius_deg, search_levels
 from posterion.refine.state import RefinementState
 
 __all__ = ["make_plan", "method_now"]
 
 _GRID_TURN_DEG = 5.0
 _LATER_SHIFT_RANGE_PX = 2.5
-_FINE_ORDER = 3
 
 
 def make_plan(context: RefineContext, state: RefinementState, compare_radius: int) -> SearchPlan:
@@ -27,14 +26,17 @@ def make_plan(context: RefineContext, state: RefinementState, compare_radius: in
     search = _search_of(config.search, method)
     anywhere = state.iteration == 0 or state.search.newcomers
     range_px = config.shift_range_angstrom / context.pixel_size if anywhere else _LATER_SHIFT_RANGE_PX
+    harmonics = method == "em" and config.search == "auto" and not state.search.local
+    group_order = len(point_group_operators(config.point_group))
     levels = search_levels(
         compare_radius,
         context.box,
         context.diameter_px,
         state.search,
         range_px,
-        len(point_group_operators(config.point_group)),
+        group_order,
         small_cells=search == "branch-and-bound",
+        harmonics=harmonics,
     )
     rng = np.random.default_rng((config.seed, state.iteration))
     turn = Rotation.from_rotvec(np.radians(rng.uniform(-_GRID_TURN_DEG, _GRID_TURN_DEG, 3)))
@@ -50,13 +52,8 @@ def make_plan(context: RefineContext, state: RefinementState, compare_radius: in
         climb=method == "em" and config.search == "auto",
         local_radius_deg=local_radius_deg(levels) if state.search.local else None,
         search=search,
-        by_harmonics=method == "em" and config.search == "auto" and _broad_and_fine(state, levels),
+        by_harmonics=harmonics and len(levels) == 1 and fits_harmonics(levels[0].order, group_order),
     )
-
-
-def _broad_and_fine(state: RefinementState, levels: tuple[Level, ...]) -> bool:
-    """Whether all orientations of a fine grid are scored for every image: only then harmonics are quicker."""
-    return len(levels) == 1 and not state.search.local and levels[0].order >= _FINE_ORDER
 
 
 def method_now(context: RefineContext, state: RefinementState) -> str:

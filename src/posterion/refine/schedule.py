@@ -12,6 +12,8 @@ __all__ = [
     "COMPARE_MARGIN_SHELLS",
     "MAP_MARGIN_SHELLS",
     "SearchState",
+    "cells_of_order",
+    "fits_harmonics",
     "local_radius_deg",
     "search_levels",
 ]
@@ -22,6 +24,7 @@ COMPARE_MARGIN_SHELLS, MAP_MARGIN_SHELLS = 4, 20
 _DENSE_CELLS = 6000
 _DENSE_BYTES = 2**28
 _DENSE_SHARE = 0.01
+_FINE_ORDER, _CELLS_BY_HARMONICS = 3, 40_000
 _LOCAL_ORDER = 4
 _FINEST_ORDER = 8
 _SHIFT_FACTOR = 3.0
@@ -66,7 +69,9 @@ def search_levels(
     search: SearchState,
     shift_range_px: float,
     group_order: int,
+    *,
     small_cells: bool = False,
+    harmonics: bool = False,
 ) -> tuple[Level, ...]:
     """Levels from a coarse grid at low resolution to one that oversamples ``radius`` by ``search.fineness``.
 
@@ -83,15 +88,22 @@ def search_levels(
     group_order : number of operators of the point group
     small_cells : levels compare half the band that their grid resolves, and the shared grid may be larger:
         scores then change little inside a cell, which is what branch and bound lives on
+    harmonics : a grid that is the only level may be compared by harmonics, which allows a larger one
     """
     last = 1
     while last < _FINEST_ORDER and band_of_order(last, box, diameter_px) < search.fineness * radius:
         last += 1
     # A posterior that covers hundreds of cells gains nothing from smaller ones.
-    while last > _WHERE_BREADTH_COUNTS and search.support_share * 72 * 8**last / group_order > _MOST_COVERED:
+    most = _MOST_COVERED * max(1.0, search.fineness) ** 3
+    while last > _WHERE_BREADTH_COUNTS and search.support_share * cells_of_order(last, group_order) > most:
+        last -= 1
+    harmonics = harmonics and search.support_share > _DENSE_SHARE
+    while harmonics and last > _FINE_ORDER and not fits_harmonics(last, group_order):
         last -= 1
     cells = (8 if small_cells else 1) * _DENSE_CELLS
     shared = _shared_order(radius, last, search, group_order, cells)
+    if harmonics and fits_harmonics(last, group_order):
+        shared = last
     first = min(last, max(_LOCAL_ORDER, last - 2) if search.local else shared)
     levels: list[Level] = []
     step = float(2.0 ** np.floor(np.log2(max(shift_range_px / 2, 0.125))))
@@ -108,9 +120,19 @@ def search_levels(
     return tuple(levels)
 
 
+def cells_of_order(order: int, group_order: int) -> float:
+    """Count the different rotations of a grid."""
+    return float(72 * 8**order / group_order)
+
+
+def fits_harmonics(order: int, group_order: int) -> bool:
+    """Whether a grid has enough in-plane angles to be compared by harmonics, and not too many directions."""
+    return order >= _FINE_ORDER and cells_of_order(order, group_order) <= _CELLS_BY_HARMONICS
+
+
 def _shared_order(radius: int, last: int, search: SearchState, group_order: int, cells: int) -> int:
     """Order of the dense pass: the last level's where posteriors are broad, else the largest cheap one."""
-    bytes_of_last = 72 * 8**last / group_order * (np.pi / 2 * radius**2) * 12
+    bytes_of_last = cells_of_order(last, group_order) * (np.pi / 2 * radius**2) * 12
     if search.support_share > _DENSE_SHARE and bytes_of_last < _DENSE_BYTES:
         return last
     return int(np.log2(cells * group_order / 72) / 3)
