@@ -14,7 +14,7 @@ from posterion.data.particles import Poses
 from posterion.inference import polar
 from posterion.inference.exhaustive import SharedGrid
 from posterion.inference.expectation import BatchExpectation, expect_batch
-from posterion.inference.images import MASK_EDGE_PX, ImageBatch, NoiseModel, prepare_images
+from posterion.inference.images import MASK_EDGE_PX, ImageBatch, NoiseModel, mask_area, prepare_images
 from posterion.inference.polar import PolarReference, PolarSums, expect_polar
 from posterion.inference.posterior import Posterior
 from posterion.inference.priors import PosePrior
@@ -22,7 +22,7 @@ from posterion.inference.search import SearchPlan
 from posterion.mapping.fsc import fourier_shell_correlation
 from posterion.mapping.reconstruct import HalfSums
 from posterion.physics.ctf import ctf_at
-from posterion.physics.fourier import fourier_transform_3d, shell_mean
+from posterion.physics.fourier import disc, fourier_transform_3d, shell_mean
 from posterion.physics.polar import PolarGrid
 from posterion.physics.projection import Accumulator, FourierVolume
 from posterion.physics.rotations import angular_distance_deg, matrices_from_euler
@@ -337,6 +337,35 @@ def test_broad_posteriors_are_collected_pose_by_pose(
     np.testing.assert_allclose(likeness(by_rays, by_slices) / likeness(by_slices, by_slices), 1, atol=0.05)
 
 
+def test_residuals_are_the_noise_however_strong_the_signal(posed: Posed) -> None:
+    """``|y|^2 - 2 y.R + |R|^2`` by shell, of images with a hundred times more signal than noise."""
+    problem, rng = posed.problem, np.random.default_rng(2)
+    signal_variance = problem.images.var() / 5
+    everyone = np.arange(60)
+    volume = FourierVolume.from_map(problem.truth)
+    images = noise_free_images([volume], np.zeros(60, int), problem.particles, everyone)
+    drawn = rng.normal(0, 0.5 * np.sqrt(signal_variance), images.shape)
+    quiet = problem._replace(images=(images + drawn).astype(np.float32))
+    sigma2 = 0.25 * signal_variance
+    batch = prepare_images(
+        quiet.particles,
+        everyone,
+        quiet.images,
+        COLLECTED,
+        DIAMETER,
+        SMALL["white_noise"](quiet, sigma2),
+        np.zeros((60, 2)),
+        polar=(COMPARED_GRID, COLLECTED_GRID),
+    )
+    found = Found(*expect_polar(batch, reference_of(problem.truth), PLAN, 0.999))
+    pixels = disc(BOX, RADIUS)
+    count_s = pixels.shell_sum(pixels.multiplicity_p) * mask_area(BOX, DIAMETER)
+    power_s = batch.masked_power_is.mean(axis=0)[: RADIUS + 1] / (sigma2 * BOX**2)
+    explained_s = (2 * found.cross_is - found.square_is).mean(axis=0) / count_s
+    assert (power_s[1:7] > 20).all()
+    np.testing.assert_allclose((power_s - explained_s)[2:], 1, atol=0.08)
+
+
 @pytest.mark.parametrize("mass", [0.999, 0.0])
 def test_bad_images_add_nothing(
     problem: Any, noise: NoiseModel, reference: PolarReference, mass: float
@@ -419,6 +448,18 @@ def test_rays_are_inserted_in_parts_and_by_threads_to_the_same_bits(
     np.testing.assert_array_equal(threaded.values, alone)
     monkeypatch.setattr(polar, "_DIRECTIONS_TOGETHER", 7)
     np.testing.assert_allclose(inserted(found.sums).values, alone, atol=1e-5 * np.abs(alone).max())
+
+
+def test_weights_that_harmonics_leave_below_zero_are_not_inserted(reference: PolarReference) -> None:
+    """Cut harmonics ripple; a weight below zero would spoil the solve. ``2 cos 2 theta`` stands for them."""
+    sums = PolarSums.zero(reference.frames[:5], COLLECTED_GRID)
+    sums.weight[1, 0] = 1
+    assert COLLECTED_GRID.harmonics[1] == 2
+    weight = inserted(sums).values[..., 2]
+    assert weight.min() >= 0
+    # Half of each ring is above zero, on average by 4 / pi; half a plane of each of the five is inserted.
+    area = 5 * np.pi * (COLLECTED + 0.5) ** 2 / 2
+    assert weight.sum() == pytest.approx(area * 2 / np.pi, rel=0.01)
 
 
 def test_images_not_sampled_on_rings_are_refused(

@@ -336,6 +336,51 @@ def test_turning_the_reference_alone_changes_as_much_as_another_grid_does(
     assert fourier_shell_correlation(maps.half_maps.mean(axis=0), again)[1:9].min() > 0.9
 
 
+@pytest.fixture
+def few(inputs: Inputs) -> Inputs:
+    """Eight images of each half."""
+    return replace(
+        inputs, half_i=np.where(np.arange(COUNT) < 16, 1 + np.arange(COUNT) % 2, 0).astype(np.int8)
+    )
+
+
+def two_broad_steps(few: Inputs, state: RefinementState, threads: int) -> list[Any]:
+    """Two iterations in which all orientations of a grid are scored for every image."""
+    done = []
+    with Workers(threads) as workers:
+        for _ in range(2):
+            broad = replace(state, search=SearchState(fineness=2.0, support_share=0.1))
+            done.append(step(few.context(workers), broad))
+            state = done[-1][0]
+    return done
+
+
+def test_harmonics_give_the_same_bits_for_any_number_of_threads(
+    few: Inputs, first: tuple[RefinementState, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And, but for interpolation, what pixels give."""
+    plans: list[SearchPlan] = []
+
+    def recorded(*given: Any) -> SearchPlan:
+        plans.append(plan.make_plan(*given))
+        return plans[-1]
+
+    monkeypatch.setattr(auto_refine, "make_plan", recorded)
+    one, two = (two_broad_steps(few, first[0], threads) for threads in (1, 2))
+    assert len(plans) == 4
+    assert all(own.by_harmonics for own in plans)
+    for mine, theirs in zip(one, two, strict=True):
+        assert same(mine[0], theirs[0])
+        assert same(mine[2], theirs[2])
+    monkeypatch.setattr(auto_refine, "make_plan", lambda *a: replace(plan.make_plan(*a), by_harmonics=False))
+    dots, rings = two_broad_steps(few, first[0], 1)[0], one[0]
+    apart = angular_distance_deg(rings[0].particles.matrices, dots[0].particles.matrices)[:16]
+    assert np.median(apart) < 1
+    fsc_s = fourier_shell_correlation(*(maps.half_maps.mean(axis=0) for _, _, maps in (rings, dots)))
+    assert fsc_s[1:11].min() > 0.98
+    np.testing.assert_allclose(rings[0].sigma2_gs[:, 2:] / dots[0].sigma2_gs[:, 2:], 1, atol=0.12)
+
+
 def test_odd_boxes(tmp_path: Path) -> None:
     known = make_known(tmp_path, phantom_map(27, 7.0), 48, 1.0, 7.0)
     inputs = prepared(known, known.truth, 7.0)

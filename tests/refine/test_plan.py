@@ -68,3 +68,28 @@ def test_newcomers_are_looked_for_where_the_first_images_were(
         for search in (SearchState(), SearchState(newcomers=True))
     ]
     assert ranges == pytest.approx([2.5, 8 / 7.5])
+
+
+BROAD = SearchState(fineness=2.0, support_share=0.1)
+
+
+def test_turns_go_by_harmonics_where_all_of_a_fine_grid_is_scored(
+    context: RefineContext, state: RefinementState
+) -> None:
+    """Broad posteriors, expectation-maximisation and the automatic search, not around the last poses."""
+    later = replace(state, iteration=3, search=BROAD)
+    plan = make_plan(context, later, 8)
+    assert plan.by_harmonics
+    assert [level.order for level in plan.levels] == [3]
+    assert (plan.levels[0].radius, plan.local_radius_deg) == (8, None)
+    for other in ({"search": "exhaustive"}, {"search": "adaptive"}, {"method": "projection-matching"}):
+        chosen = replace(context, config=replace(context.config, **other))
+        assert not make_plan(chosen, later, 8).by_harmonics
+    coarse = make_plan(context, later, 5)
+    assert [level.order for level in coarse.levels] == [2], "too few turns to gain from harmonics"
+    local = make_plan(context, replace(later, search=replace(BROAD, local=True)), 8)
+    assert len(local.levels) == 1
+    narrow = make_plan(context, replace(later, search=replace(BROAD, support_share=0.0)), 8)
+    assert len(narrow.levels) > 1
+    best = make_plan(context, replace(later, search=replace(BROAD, best_only=True)), 8)
+    assert not any(other.by_harmonics for other in (coarse, local, narrow, best))
