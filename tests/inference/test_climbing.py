@@ -242,6 +242,7 @@ def test_the_result_is_that_of_each_image_alone_in_any_order(problem: Any, volum
             np.testing.assert_array_equal(getattr(alone, name), getattr(together, name)[rows])
         np.testing.assert_array_equal(alone.poses.matrices, together.poses.matrices[rows])
         assert alone.evaluations_i[0] == together.evaluations_i[i]
+        assert alone.samples_i[0] == together.samples_i[i] == together.evaluations_i[i] * len(level.pixels)
     assert (together.evaluations_i > 2).all()
 
 

@@ -18,6 +18,7 @@ from posterion.inference.expectation import BatchExpectation, expect_batch
 from posterion.inference.images import ImageBatch, NoiseModel, prepare_images
 from posterion.inference.local import LastPoses
 from posterion.inference.search import Level, SearchPlan
+from posterion.kernels import score_poses
 from posterion.mapping.masks import low_pass
 from posterion.mapping.reconstruct import HalfSums
 from posterion.physics.ctf import ctf_half_spectrum
@@ -438,6 +439,29 @@ def test_an_optimiser_that_finds_no_peak_leaves_the_grid_and_is_counted(
     require_equal(found, grid)
     for name in INSERTED:
         np.testing.assert_array_equal(getattr(found, name), getattr(grid, name))
+
+
+@pytest.mark.parametrize("most_steps", [0, 30], ids=["keeping the grid", "climbing"])
+def test_what_was_compared_while_climbing_is_what_the_kernel_was_given(
+    sharp: Any, most_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Poses and coefficients of three bands, of images that kept the grid as well."""
+    given = []
+
+    def counted(*arguments: Any) -> None:
+        axes, rows, whitened_ip = arguments[2], arguments[5], arguments[7]
+        assert rows[2][-1] == whitened_ip.shape[1]
+        given.append((len(axes), whitened_ip.shape[1]))
+        score_poses(*arguments)
+
+    monkeypatch.setattr(climbing, "score_poses", counted)
+    monkeypatch.setattr(climbing, "_MOST_STEPS", most_steps)
+    found = climb(sharp, CLIMB)
+    assert len({pixels for _, pixels in given}) == 3
+    assert found.climbed == sum(poses for poses, _ in given)
+    assert found.climbed_samples == sum(poses * pixels for poses, pixels in given)
+    resting = climb(sharp, replace(CLIMB, climb=False))
+    assert resting.climbed == resting.climbed_samples == 0
 
 
 @pytest.mark.parametrize("plan", [CLIMB, CLIMB_LOCALLY], ids=["global", "local"])

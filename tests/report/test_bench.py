@@ -16,6 +16,7 @@ from posterion.physics.projection import FourierVolume
 from posterion.report.bench import (
     BenchOptions,
     BenchReport,
+    Climbed,
     Compared,
     Tally,
     bench,
@@ -56,7 +57,7 @@ def test_headline_of_the_lecture() -> None:
 
 def test_operations_counted_by_hand() -> None:
     """Two images: 6 pairs, 3 norms, 3 slices on 10 pixels; 1 pair, 1 norm, 7 climbed on 100; 5 inserted."""
-    counts = operation_counts([Compared(10, 6, 3, 3), Compared(100, 1, 1, 0, 7)], 2, inserted_samples=5)
+    counts = operation_counts([Compared(10, 6, 3, 3), Compared(100, 1, 1)], 2, 5, Climbed(7, 700))
     assert counts.scoring == (6 * 10 * 2 + 3 * 10 + 100 * 2 + 100) / 2
     assert counts.slicing == 30 * 16 / 2
     assert counts.insertion == 5 * 24 / 2
@@ -81,16 +82,23 @@ def test_tally_of_a_search_with_two_levels(tmp_path: Path) -> None:
     assert tally.compared == (coarse, fine)
 
 
-def test_tally_of_poses_with_derivatives(tmp_path: Path) -> None:
+def test_what_batches_report_of_climbing_adds_up(tmp_path: Path) -> None:
+    """Two batches, one that climbs and one that does not; their grids are tallied and not their climbing."""
     problem = SMALL["make_problem"](tmp_path, 16, 11.0, n_particles=2, snr=1.0)
-    batch, tally = SMALL["unmasked_batch"](problem, 4), Tally()
-    volume = FourierVolume.from_map(problem.truth, 4)
-    poses = np.tile(np.eye(3), (5, 1, 1)), np.zeros((5, 2)), np.array([0, 1, 1, 0, 1], np.int32)
-    images = batch.pixels, batch.whitened_ip, batch.ctf2_ip
-    np.testing.assert_array_equal(
-        tally.volume(volume).score_poses(*poses, *images), volume.score_poses(*poses, *images)
-    )
-    assert tally.compared == (Compared(half_disc(4), climbed=5),)
+    levels = Level(0, 3, 1.0), Level(1, 5, 1.0)
+    plan = replace(SMALL["one_level_plan"](0, 3, 1.0), levels=levels, max_rotations=2, climb=True)
+    batch, tally = SMALL["unmasked_batch"](problem, 5), Tally()
+    volume = tally.volume(FourierVolume.from_map(problem.truth, 5))
+    shared = SharedGrid.of(volume, plan)
+    plans = plan, replace(plan, climb=False)
+    climbing, resting = (expect_batch(batch, volume, each, shared, None) for each in plans)
+    assert climbing.climbed > 2
+    total = Climbed(4, 100).plus(climbing).plus(resting)
+    assert total == Climbed(4 + climbing.climbed, 100 + climbing.climbed_samples)
+    counts = operation_counts(tally.compared, 2, 0, total)
+    grids = operation_counts(tally.compared, 2)
+    assert (counts.climbed, counts.pairs - grids.pairs) == (total.poses / 2, total.poses / 2)
+    assert counts.gathered - grids.gathered == total.samples / 2
 
 
 def test_counting_changes_no_score(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from posterion.inference.adaptive import LevelImages
 from posterion.inference.images import ImageBatch
 from posterion.inference.priors import PosePrior
 from posterion.inference.search import SearchPlan
+from posterion.kernels import SCORE_TERMS, score_poses
 from posterion.physics.projection import FourierVolume
 from posterion.physics.rotations import matrices_from_rotation_vectors, rotation_vectors_from_matrices
 from posterion.physics.symmetry import point_group_operators
@@ -87,6 +88,7 @@ class Peaks:
     normal_kab : (K, 5, 5) float64, information on rotation vector (radians) and shift (pixels)
     converged_k : (K,) bool, whether no step promises anything any more
     evaluations_i : (n,) number of slices compared with each image of the batch
+    samples_i : (n,) number of coefficients of those slices; fine bands have more of them than coarse ones
     """
 
     poses: PoseList
@@ -96,6 +98,7 @@ class Peaks:
     normal_kab: NDArray[np.float64]
     converged_k: NDArray[np.bool_]
     evaluations_i: NDArray[np.intp]
+    samples_i: NDArray[np.intp]
 
     def __getitem__(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Peaks:
         return Peaks(
@@ -106,6 +109,7 @@ class Peaks:
             self.normal_kab[rows],
             self.converged_k[rows],
             self.evaluations_i,
+            self.samples_i,
         )
 
 
@@ -155,18 +159,21 @@ def peaks_of_batch(
 
     Returns
     -------
-    Different peaks of each image at the plan's radius, ordered by image; ``evaluations_i`` counts all bands.
+    Different peaks of each image at the plan's radius, ordered by image; evaluations and samples are of all
+    bands.
     """
     bands = {level.pixels.radius: level for level in levels}
     operators = point_group_operators(plan.point_group)
-    poses, evaluations_i = start, np.zeros(len(batch), np.intp)
+    poses = start
+    evaluations_i, samples_i = np.zeros((2, len(batch)), np.intp)
     for radius in sorted(bands):
         tolerance = _TOLERANCE_NATS if radius == plan.radius else _COARSE_TOLERANCE_NATS
         peaks = climb(bands[radius], batch.shift0_px, volume, plan.prior, poses, tolerance)
         evaluations_i += peaks.evaluations_i
+        samples_i += peaks.samples_i
         peaks = peaks[_different(peaks, plan.margin_nats, operators)]
         poses = peaks.poses
-    return replace(peaks, evaluations_i=evaluations_i)
+    return replace(peaks, evaluations_i=evaluations_i, samples_i=samples_i)
 
 
 def _different(peaks: Peaks, margin_nats: float, operators: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -224,9 +231,19 @@ class _Scene:
 
     def look(self, poses: PoseList) -> Peaks:
         """Log-probability of poses with gradient and normal matrix, prior included."""
-        images = self.images
-        terms = self.volume.score_poses(
-            poses.matrices, poses.shifts_px, poses.image_k, images.pixels, images.whitened_ip, images.ctf2_ip
+        images, pixels, volume = self.images, self.images.pixels, self.volume
+        terms = np.empty((len(poses), SCORE_TERMS))
+        score_poses(
+            volume.values,
+            volume.centre,
+            np.ascontiguousarray(volume.padding * poses.matrices, np.float32),
+            poses.shifts_px,
+            poses.image_k,
+            (pixels.row_ky, pixels.row_first_kx, pixels.row_start),
+            volume.box,
+            images.whitened_ip,
+            images.ctf2_ip,
+            terms,
         )
         nats_k = terms[:, 0] - 0.5 * terms[:, 1]
         normal_kab = np.empty((len(poses), 5, 5))
@@ -237,9 +254,17 @@ class _Scene:
         gradient_ka[:, 3:] -= information * total
         normal_kab[:, (3, 4), (3, 4)] += information
         log_prob_k = nats_k + self.prior.log_density(poses.matrices, total)
-        nothing_yet = np.zeros(len(poses), bool)
         evaluations_i = np.bincount(poses.image_k, minlength=len(images.power_i))
-        return Peaks(poses, log_prob_k, nats_k, gradient_ka, normal_kab, nothing_yet, evaluations_i)
+        return Peaks(
+            poses=poses,
+            log_prob_k=log_prob_k,
+            nats_k=nats_k,
+            gradient_ka=gradient_ka,
+            normal_kab=normal_kab,
+            converged_k=np.zeros(len(poses), bool),
+            evaluations_i=evaluations_i,
+            samples_i=evaluations_i * len(pixels),
+        )
 
 
 def climb(
@@ -267,7 +292,7 @@ def climb(
     """
     scene = _Scene(images, shift0_px, volume, prior)
     best = scene.look(replace(start, matrices=start.matrices.copy(), shifts_px=start.shifts_px.copy()))
-    evaluations_i = best.evaluations_i
+    evaluations_i, samples_i = best.evaluations_i, best.samples_i
     damping_k = np.full(len(start), _FIRST_DAMPING)
     longest = _longest_step(images)
     for _ in range(_MOST_STEPS):
@@ -278,6 +303,7 @@ def climb(
             break
         trial = scene.look(best.poses[active].moved(step_ka[active]))
         evaluations_i += trial.evaluations_i
+        samples_i += trial.samples_i
         gained_k = trial.log_prob_k - best.log_prob_k[active]
         better = gained_k > 0
         # Trilinear interpolation has creases, on which a step keeps promising a little and gaining nothing.

@@ -65,6 +65,8 @@ class BatchExpectation:
     counts : poses scored and kept at each level of the grid search, over all images
     gaussian : how many of the posteriors are sums of Gaussians
     diverged : how many images kept the grid because their optimiser found no peak
+    climbed, climbed_samples : slices compared while climbing and their coefficients, over all images, those
+        that kept the grid among them
     turned : what the images add along directions of a shared grid, in place of slices
     """
 
@@ -85,6 +87,8 @@ class BatchExpectation:
     counts: tuple[LevelCount, ...] = ()
     gaussian: int = 0
     diverged: int = 0
+    climbed: int = 0
+    climbed_samples: int = 0
     turned: PolarSums | None = None
 
 
@@ -140,8 +144,14 @@ def expect_batch(
         terms.append(own)
         slices.append(grid_slices(batch, row, kept, support))
     stacked = _stack_slices(slices, len(batch.pixels))
-    collected = _collect(batch, usable, terms, levels[-1], plan, stacked, peaks.diverged)
-    return replace(collected, counts=total_counts(counts))
+    collected = _collect(batch, usable, terms, levels[-1], plan, stacked)
+    return replace(
+        collected,
+        counts=total_counts(counts),
+        diverged=peaks.diverged,
+        climbed=sum(peaks.evaluations.values()),
+        climbed_samples=peaks.samples,
+    )
 
 
 def _expect_by_harmonics(
@@ -236,11 +246,13 @@ class _Found:
     ----------
     posteriors : by row of the batch
     evaluations : slices compared, by row of the batch
+    samples : coefficients of all those slices
     diverged : number of images whose best start reached no peak
     """
 
     posteriors: dict[int, GaussianPosterior] = field(default_factory=dict)
     evaluations: dict[int, int] = field(default_factory=dict)
+    samples: int = 0
     diverged: int = 0
 
 
@@ -263,6 +275,7 @@ def _climb(
     return _Found(
         posteriors=dict(zip(described.tolist(), posteriors, strict=True)),
         evaluations=dict(enumerate(peaks.evaluations_i.tolist())),
+        samples=int(peaks.samples_i.sum()),
         diverged=int(np.count_nonzero(~best.converged_k)),
     )
 
@@ -309,7 +322,6 @@ def _collect(
     images: LevelImages,
     plan: SearchPlan,
     slices: Slices,
-    diverged: int = 0,
 ) -> BatchExpectation:
     """Stack the terms of a batch's images."""
     shells = plan.radius + 1
@@ -333,7 +345,6 @@ def _collect(
         masked_power_is=batch.masked_power_is[usable],
         scored_i=np.array([t.scored for t in terms], np.int64),
         gaussian=sum(isinstance(post, GaussianPosterior) for post in posteriors),
-        diverged=diverged,
     )
 
 

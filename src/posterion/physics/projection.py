@@ -12,7 +12,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from posterion.compute import Workers
-from posterion.kernels import SCORE_TERMS, gather_slices, scatter_slices, score_poses, sum_rotated
+from posterion.kernels import gather_slices, scatter_slices, sum_rotated
 from posterion.physics.fourier import Disc, disc, inverse_fourier_transform_3d, resample
 from posterion.physics.padded_grid import Fill, PaddedGrid, padded_inverse, padded_transform
 
@@ -117,32 +117,6 @@ class FourierVolume:
         rows = (pixels.row_ky, pixels.row_first_kx, pixels.row_start)
         gather_slices(self.values, self.centre, _scaled_axes(matrices, self.padding), rows, out)
         return out.view(np.complex64)[..., 0]
-
-    def score_poses(
-        self,
-        matrices: NDArray[np.float64],
-        shifts_px: NDArray[np.float64],
-        image_k: NDArray[np.int32],
-        pixels: Disc,
-        whitened_ip: NDArray[np.complex64],
-        ctf2_ip: NDArray[np.float32],
-    ) -> NDArray[np.float64]:
-        """Compare images with slices at poses, with derivatives: (K, 22), see `kernels.score_poses`.
-
-        Parameters
-        ----------
-        matrices, shifts_px : (K, 3, 3) and (K, 2) poses, pixels
-        image_k : (K,) which image each is compared with
-        pixels : disc of the images
-        whitened_ip, ctf2_ip : (n, P) complex64 ``w C y / sigma2`` and float32 ``w C^2 / sigma2``
-        """
-        terms = np.empty((len(matrices), SCORE_TERMS))
-        axes = np.ascontiguousarray(self.padding * np.asarray(matrices), np.float32)
-        rows = (pixels.row_ky, pixels.row_first_kx, pixels.row_start)
-        score_poses(
-            self.values, self.centre, axes, shifts_px, image_k, rows, self.box, whitened_ip, ctf2_ip, terms
-        )
-        return terms
 
     def project(self, matrices: NDArray[np.floating]) -> NDArray[np.complex64]:
         """Project along rotated z: (n, 3, 3) rotations -> (n, box, box//2+1) half spectra of the projections.

@@ -19,6 +19,7 @@ from posterion.refine.forecast import (
 )
 from posterion.refine.options import RefineOptions, resolve
 from posterion.report.bench_operations import (
+    Climbed,
     Compared,
     LectureCount,
     OperationCounts,
@@ -32,6 +33,7 @@ from posterion.report.progress import NullProgress, format_duration
 __all__ = [
     "BenchOptions",
     "BenchReport",
+    "Climbed",
     "Compared",
     "LectureCount",
     "OperationCounts",

@@ -9,12 +9,14 @@ from math import pi
 import numpy as np
 from numpy.typing import NDArray
 
+from posterion.inference.expectation import BatchExpectation
 from posterion.inference.likelihood import Real, Score
 from posterion.inference.search import SearchPlan
 from posterion.physics.fourier import Disc
 from posterion.physics.projection import FourierVolume
 
 __all__ = [
+    "Climbed",
     "Compared",
     "CountedVolume",
     "LectureCount",
@@ -82,14 +84,30 @@ class Compared:
     pairs : (rotation, shift) pairs scored, a product of an image with a slice each
     norms : slices whose length under an image's CTF was computed
     slices : slices interpolated from the volume
-    climbed : poses scored together with gradient and normal matrix, in one pass over their slice
     """
 
     pixels: int
     pairs: int = 0
     norms: int = 0
     slices: int = 0
-    climbed: int = 0
+
+
+@dataclass(frozen=True)
+class Climbed:
+    """What was compared while climbing, as expectation steps report it; counts are over all images.
+
+    Attributes
+    ----------
+    poses : scored together with gradient and normal matrix, in one pass over their slice
+    samples : coefficients of those slices
+    """
+
+    poses: int = 0
+    samples: int = 0
+
+    def plus(self, part: BatchExpectation) -> Climbed:
+        """Add one batch."""
+        return Climbed(self.poses + part.climbed, self.samples + part.climbed_samples)
 
 
 @dataclass(frozen=True)
@@ -122,36 +140,38 @@ class OperationCounts:
         return self.scoring + self.slicing + self.climbing + self.insertion
 
 
-def operation_counts(compared: Sequence[Compared], images: int, inserted_samples: int = 0) -> OperationCounts:
+def operation_counts(
+    compared: Sequence[Compared], images: int, inserted_samples: int = 0, climbed: Climbed = Climbed()
+) -> OperationCounts:
     """Turn counts of what was compared and inserted into multiply-adds per image.
 
-    ``scoring = sum (2 pairs + norms) P``, ``slicing = 16 sum slices P``, ``climbing = 132 sum climbed P``,
+    ``scoring = sum (2 pairs + norms) P``, ``slicing = 16 sum slices P``, ``climbing = 132 samples``,
     ``insertion = 24 samples``.
 
     Parameters
     ----------
-    compared : what was compared, one entry for each disc
+    compared : what was compared on grids, one entry for each disc
     images : over how many images
     inserted_samples : coefficients of slices added to the map's sums
+    climbed : what was compared while climbing
     """
     scoring = sum((_CROSS * level.pairs + _NORM * level.norms) * level.pixels for level in compared)
     sliced = sum(level.slices * level.pixels for level in compared)
-    climbed = sum(level.climbed * level.pixels for level in compared)
     return OperationCounts(
         scoring=scoring / images,
         slicing=_GATHER * sliced / images,
-        climbing=_CLIMB * climbed / images,
+        climbing=_CLIMB * climbed.samples / images,
         insertion=_SCATTER * inserted_samples / images,
-        pairs=sum(level.pairs + level.climbed for level in compared) / images,
-        climbed=sum(level.climbed for level in compared) / images,
-        gathered=(sliced + climbed) / images,
+        pairs=(sum(level.pairs for level in compared) + climbed.poses) / images,
+        climbed=climbed.poses / images,
+        gathered=(sliced + climbed.samples) / images,
         inserted=inserted_samples / images,
     )
 
 
 @dataclass
 class Tally:
-    """Counts what one thread's expectation step scores: its plan's score and its volume report here.
+    """Counts what one thread's expectation step scores on grids: its plan's score and its volume report here.
 
     Attributes
     ----------
@@ -170,15 +190,11 @@ class Tally:
         """Say on how many pixels the next scores are, until slices are interpolated on others."""
         self._pixels = pixels
 
-    def add(self, pairs: int = 0, norms: int = 0, slices: int = 0, climbed: int = 0) -> None:
+    def add(self, pairs: int = 0, norms: int = 0, slices: int = 0) -> None:
         """Add to the counts of the present disc."""
         level = self.levels.get(self._pixels, Compared(self._pixels))
         self.levels[self._pixels] = Compared(
-            self._pixels,
-            level.pairs + pairs,
-            level.norms + norms,
-            level.slices + slices,
-            level.climbed + climbed,
+            self._pixels, level.pairs + pairs, level.norms + norms, level.slices + slices
         )
 
     def plan(self, plan: SearchPlan) -> SearchPlan:
@@ -213,17 +229,3 @@ class CountedVolume(FourierVolume):
         self.tally.on(len(pixels))
         self.tally.add(slices=len(matrices))
         return super().slices(matrices, pixels)
-
-    def score_poses(
-        self,
-        matrices: NDArray[np.float64],
-        shifts_px: NDArray[np.float64],
-        image_k: NDArray[np.int32],
-        pixels: Disc,
-        whitened_ip: NDArray[np.complex64],
-        ctf2_ip: NDArray[np.float32],
-    ) -> NDArray[np.float64]:
-        """Score poses with their derivatives, see `FourierVolume.score_poses`."""
-        self.tally.on(len(pixels))
-        self.tally.add(climbed=len(matrices))
-        return super().score_poses(matrices, shifts_px, image_k, pixels, whitened_ip, ctf2_ip)

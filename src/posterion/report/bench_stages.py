@@ -35,7 +35,7 @@ from posterion.refine.plan import make_plan
 from posterion.refine.schedule import COMPARE_MARGIN_SHELLS, MAP_MARGIN_SHELLS
 from posterion.refine.start import init
 from posterion.refine.state import ParticleEstimates, RefinementState
-from posterion.report.bench_operations import OperationCounts, Tally, operation_counts
+from posterion.report.bench_operations import Climbed, OperationCounts, Tally, operation_counts
 
 __all__ = ["BenchProblem", "SearchTimes", "bench_problem", "gemm_rate", "time_search", "time_solve"]
 
@@ -211,7 +211,8 @@ def time_search(context: RefineContext, state: RefinementState, images: int | No
     with clock("shared"):
         volume = tally.volume(FourierVolume.from_map(state.half_maps[0], plan.radius))
         shared = None if state.search.local else SharedGrid.of(volume, plan)
-    accumulator, pixels, inserted = _warm_accumulator(context.box, collected), disc(context.box, collected), 0
+    accumulator, pixels = _warm_accumulator(context.box, collected), disc(context.box, collected)
+    inserted, climbed = 0, Climbed()
     for index_i in np.array_split(np.arange(count), -(-count // _BATCH)):
         with clock("prepare"):
             batch = _prepared(context, state, collected, index_i)
@@ -224,6 +225,7 @@ def time_search(context: RefineContext, state: RefinementState, images: int | No
         with clock("insert"):
             accumulator.insert(part.insert_matrices, pixels, part.numerator_mp, part.weight_mp)
         inserted += int(np.count_nonzero(part.weight_mp))
+        climbed = climbed.plus(part)
     each = {name: seconds / count for name, seconds in clock.seconds.items()}
     dense = each.get("dense", 0.0)
     return SearchTimes(
@@ -234,7 +236,7 @@ def time_search(context: RefineContext, state: RefinementState, images: int | No
         ragged=max(each["whole"] - dense, 0.0),
         insert=each["insert"],
         shared=clock.seconds["shared"],
-        operations=operation_counts(tally.compared, count, inserted),
+        operations=operation_counts(tally.compared, count, inserted, climbed),
     )
 
 
