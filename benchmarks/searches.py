@@ -36,7 +36,9 @@ CHUNK = 4
 def plan_of(args: argparse.Namespace, pixel: float, small_cells: bool) -> SearchPlan:
     """Levels as the schedule makes them, the last grid twice as fine as the band needs."""
     fine = SearchState(fineness=2.0)
-    levels = search_levels(args.radius, args.box, args.diameter / pixel, fine, SHIFT_RANGE_PX, 1, small_cells)
+    levels = search_levels(
+        args.radius, args.box, args.diameter / pixel, fine, SHIFT_RANGE_PX, 1, small_cells=small_cells
+    )
     prior = PosePrior.uniform(1.5)
     return SearchPlan(levels, SHIFT_RANGE_PX, 15.0, 200, "C1", np.eye(3), prior)
 

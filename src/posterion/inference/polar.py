@@ -17,7 +17,7 @@ from posterion.physics.polar import Band, PolarGrid
 from posterion.physics.projection import Accumulator, FourierVolume
 from posterion.physics.sampling import shift_lattice
 
-__all__ = ["PolarReference", "PolarSums", "expect_polar"]
+__all__ = ["PolarReference", "PolarSums", "expect_polar", "polar_log_prob"]
 
 Real = NDArray[np.float32]
 Complex = NDArray[np.complex64]
@@ -226,16 +226,47 @@ def expect_polar(
     square: list[NDArray[np.float64]] = []
     for first in range(0, len(batch), size):
         rows = slice(first, min(first + size, len(batch)))
-        total_itx = batch.shift0_px[rows, None] + reference.shifts_px
-        prior_dit = plan.prior.of_shifts(total_itx, plan.levels[0].shift_step_px)
-        prior_dit = prior_dit + reference.log_prior_d[:, None, None]
-        some = _Chunk.compared(batch.polar, rows, reference, prior_dit, mass)
+        some = _Chunk.compared(batch, rows, reference, plan, mass)
         posteriors += some.posteriors
         for values, own in zip((cross, square), some.agreement(reference), strict=True):
             values.append(own)
         some.add_to(sums, batch.polar, rows, reference)
     shells = reference.grid.shell_sum
     return posteriors, shells(np.concatenate(cross)), shells(np.concatenate(square)), sums
+
+
+def polar_log_prob(
+    batch: ImageBatch, rows: slice, reference: PolarReference, plan: SearchPlan
+) -> tuple[Real, Real, Real]:
+    """Score some images of a batch at all turns of all directions and at all shifts.
+
+    Parameters
+    ----------
+    batch : prepared images, on polar samples too
+    rows : which of them, n
+    reference : slices
+    plan : search plan with one level
+
+    Returns
+    -------
+    log_prob : (psi, D, n, T) float32, log-likelihood plus log prior
+    y : (H, 2, J, n T) float32, harmonics of the shifted images
+    ctf2 : (even H, 2, J, n) float32, harmonics of ``C^2 / sigma2``
+    """
+    if batch.polar is None:
+        raise ValueError("the images have not been sampled on polar grids")
+    grid, n, t = reference.grid, rows.stop - rows.start, len(reference.shifts_px)
+    image_x, shift_x = np.repeat(np.arange(n), t), np.tile(np.arange(t), n)
+    y = _moved(grid, batch.polar.whitened_pi[:, rows], reference.phases_pt, image_x, shift_x)
+    ctf2 = _real_harmonics(grid, batch.polar.ctf2_pi[:, rows])
+    waves = reference.waves(grid.harmonics) * np.repeat(grid.mates_m, 2)[:, None]
+    log_prob = np.asarray(waves.T @ reference.slices.apply(y), np.float32).reshape(reference.turns, -1, n, t)
+    norm = waves[: 2 * len(ctf2)].T @ reference.powers.apply(ctf2)
+    log_prob -= norm.reshape(*log_prob.shape[:3], 1) / 2
+    total_px = batch.shift0_px[rows, None] + reference.shifts_px
+    log_prob += plan.prior.of_shifts(total_px, plan.levels[0].shift_step_px)
+    log_prob += reference.log_prior_d[:, None, None]
+    return log_prob, y, ctf2
 
 
 @dataclass(frozen=True)
@@ -262,19 +293,11 @@ class _Chunk:
 
     @classmethod
     def compared(
-        cls, images: PolarImages, rows: slice, reference: PolarReference, prior_dit: Real, mass: float
+        cls, batch: ImageBatch, rows: slice, reference: PolarReference, plan: SearchPlan, mass: float
     ) -> _Chunk:
         """Compare images with all slices, at all turns and shifts."""
-        grid, n, t = reference.grid, rows.stop - rows.start, len(reference.shifts_px)
-        image_x, shift_x = np.repeat(np.arange(n), t), np.tile(np.arange(t), n)
-        y = _moved(grid, images.whitened_pi[:, rows], reference.phases_pt, image_x, shift_x)
-        ctf2 = _real_harmonics(grid, images.ctf2_pi[:, rows])
-        waves = reference.waves(grid.harmonics) * np.repeat(grid.mates_m, 2)[:, None]
-        log_prob = np.asarray(waves.T @ reference.slices.apply(y), np.float32)
-        norm = waves[: 2 * len(ctf2)].T @ reference.powers.apply(ctf2)
-        log_prob = log_prob.reshape(reference.turns, -1, n, t)
-        log_prob -= norm.reshape(*log_prob.shape[:3], 1) / 2
-        log_prob += prior_dit
+        log_prob, y, ctf2 = polar_log_prob(batch, rows, reference, plan)
+        n, t = log_prob.shape[2:]
         posteriors = [_posterior(reference, log_prob[:, :, i], mass) for i in range(n)]
         gamma_rx, kept_x = [], []
         for i, own in enumerate(posteriors):
