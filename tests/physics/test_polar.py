@@ -181,18 +181,6 @@ def test_mean_of_a_shell_weighs_rings_by_their_area() -> None:
     np.testing.assert_allclose(found[1], 1, rtol=1e-6)
 
 
-def test_means_of_shells_weigh_samples_by_area() -> None:
-    """``2 int k^3 dk / (b^2 - a^2)`` over a shell from a to b, of ``|k|^2``, but for a ring's width."""
-    kx, ky = GRID.positions()
-    found = GRID.shell_mean(np.stack([kx**2 + ky**2, kx, 0 * kx + 3], 1).astype(np.float32))
-    edges = np.concatenate([[0.0], np.arange(RADIUS + 1) + 0.5])
-    np.testing.assert_allclose(found[0], (edges[1:] ** 2 + edges[:-1] ** 2) / 2, atol=0.0626)
-    assert found[0, 1] == pytest.approx((0.75**3 + 1.25**3) / 2, rel=1e-6)
-    mean_cosine = np.cos(np.arctan2(ky, kx)).mean()
-    np.testing.assert_allclose(found[1, 1:], np.arange(1, RADIUS + 1) * mean_cosine, rtol=0.07)
-    np.testing.assert_allclose(found[2], 3, rtol=1e-6)
-
-
 def test_phases_move_images() -> None:
     """As moving the pixels of the spectrum before sampling does; and to where the blobs are put."""
     shifts_px = np.array([[0.0, 0.0], [1.5, 0.0], [-0.7, 2.2]])

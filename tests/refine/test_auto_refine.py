@@ -358,7 +358,7 @@ def two_broad_steps(few: Inputs, state: RefinementState, threads: int) -> list[A
 def test_harmonics_give_the_same_bits_for_any_number_of_threads(
     few: Inputs, first: tuple[RefinementState, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And, but for interpolation, what pixels give."""
+    """Three batches of each half; and, but for interpolation, what pixels give."""
     plans: list[SearchPlan] = []
 
     def recorded(*given: Any) -> SearchPlan:
@@ -366,6 +366,7 @@ def test_harmonics_give_the_same_bits_for_any_number_of_threads(
         return plans[-1]
 
     monkeypatch.setattr(auto_refine, "make_plan", recorded)
+    monkeypatch.setattr(auto_refine, "_BATCH_BY_HARMONICS", 3)
     one, two = (two_broad_steps(few, first[0], threads) for threads in (1, 2))
     assert len(plans) == 4
     assert all(own.by_harmonics for own in plans)
