@@ -36,7 +36,7 @@ def state(inputs: Inputs) -> RefinementState:
         return init(inputs.context(workers), low_pass(inputs.reference, 25.0, 7.5))[0]
 
 
-def sums_of(inputs: Inputs, state: RefinementState, **changed: np.ndarray) -> ExpectationSums:
+def sums_of(inputs: Inputs, state: RefinementState, **changed: Any) -> ExpectationSums:
     with Workers(1) as workers:
         context = replace(inputs.context(workers), **changed)
         plan = make_plan(context, state, 5)
@@ -68,6 +68,33 @@ def test_a_group_without_images_keeps_its_noise_and_intensity(inputs: Inputs, st
     scale = sums.scale_g(lone.scale_g)
     assert scale[1] == scale[2]
     assert scale.mean() == pytest.approx(1)
+
+
+def test_noise_that_is_cut_where_images_are_compared_is_warned_of_once(
+    inputs: Inputs, state: RefinementState, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Shells 0 to 5 of two groups are compared; a group without images has nothing to be cut."""
+    optics = tuple(replace(inputs.particles.optics[0], name=name) for name in ("early", "late", "none"))
+    index_i = np.arange(32, dtype=np.int32) % 2
+    particles = replace(inputs.particles, optics=optics, optics_index_i=index_i)
+    state = replace(state, sigma2_gs=np.repeat(state.sigma2_gs, 3, axis=0))
+    sums = sums_of(inputs, state, noise_group_i=index_i, particles=particles)
+    below = 0.9e-3 * state.sigma2_gs * sums.count_g[:, None]
+    with caplog.at_level(logging.WARNING, logger="posterion"):
+        sums.noise_gs[0, [0, 6]] = below[0, [0, 6]]
+        sums.noise_gs[1, 4] = 1.1e-3 / 0.9e-3 * below[1, 4]
+        sums.sigma2_gs()
+        assert not caplog.records
+        sums.noise_gs[0, 3], sums.noise_gs[1, [2, 5]] = below[0, 3], -1.0
+        sums.noise_gs[2] = -1.0
+        found = sums.sigma2_gs()
+    (record,) = caplog.records
+    words = "taken for noise: optics group 'early', shells 3; optics group 'late', shells 2, 5"
+    assert record.getMessage().endswith(words)
+    cut_to = 1e-3 * state.sigma2_gs
+    np.testing.assert_array_equal(found[0, [0, 3, 6]], cut_to[0, [0, 3, 6]])
+    np.testing.assert_array_equal(found[1, [2, 5]], cut_to[1, [2, 5]])
+    np.testing.assert_array_equal(found[2], state.sigma2_gs[2])
 
 
 def test_every_particle_is_estimated_once(inputs: Inputs, state: RefinementState) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +19,10 @@ from posterion.refine.state import ParticleEstimates, RefinementState
 from posterion.refine.subsets import searched_count
 
 __all__ = ["ExpectationSums"]
+
+_LOG = logging.getLogger("posterion")
+
+_LEAST_SHARE = 1e-3  # of the last noise variance: residuals are differences and may come out negative
 
 
 class ExpectationSums:
@@ -98,10 +104,31 @@ class ExpectationSums:
         return first, HalfSums.from_accumulator(self.accumulators.pop(0), group, workers)
 
     def sigma2_gs(self) -> NDArray[np.float64]:
-        """Compute new noise spectra; a group of which no image was used keeps its old one."""
+        """Compute new noise spectra; a group of which no image was used keeps its old one.
+
+        Where the residual is less than a thousandth of the last noise, or negative, that thousandth takes its
+        place; a warning names the shells where images have been compared.
+        """
         mean_gs = self.noise_gs / np.maximum(self.count_g, 1)[:, None]
-        smallest = 1e-3 * self._sigma2_gs
+        smallest = _LEAST_SHARE * self._sigma2_gs
+        self._warn_of_cut((mean_gs < smallest) & (self.count_g[:, None] > 0))
         return np.where(self.count_g[:, None] > 0, np.maximum(mean_gs, smallest), self._sigma2_gs)
+
+    def _warn_of_cut(self, cut_gs: NDArray[np.bool_]) -> None:
+        """Say of which groups and shells the noise has been cut; not of shell 0, which says nothing."""
+        particles, group_i = self._context.particles, self._context.noise_group_i
+        where = []
+        for group in np.flatnonzero(cut_gs.any(axis=1)):
+            shells = 1 + np.flatnonzero(cut_gs[group, 1 : self._compared.radius + 1])
+            name = particles.optics[particles.optics_index_i[np.argmax(group_i == group)]].name
+            if len(shells):
+                where.append(f"optics group '{name}', shells {', '.join(map(str, shells))}")
+        if where:
+            _LOG.warning(
+                "images differ from the reference by less than a thousandth of the last noise variance, as "
+                "only images without noise should; that thousandth is taken for noise: %s",
+                "; ".join(where),
+            )
 
     def scale_g(self, old_g: NDArray[np.float64]) -> NDArray[np.float64]:
         """Compute new intensity scales ``sum y.R / sum |R|^2`` per group, relative to their mean."""
