@@ -500,19 +500,40 @@ def test_climbing_gives_the_same_bits_in_any_batches_and_threads(sharp: Any) -> 
             np.testing.assert_array_equal(joined, getattr(whole, name))
 
 
-def test_an_image_not_searched_before_starts_at_cells_alone(sharp: Any) -> None:
-    """Its last pose says nothing; those of the others add a start each."""
-    batch = SMALL["unmasked_batch"](sharp, CLIMB.radius)
-    volume = FourierVolume.from_map(sharp.truth, CLIMB.radius)
-    shared = SharedGrid.of(volume, CLIMB)
-    matrices = sharp.particles.poses.matrices()
+def newcomers(problem: Any, plan: SearchPlan) -> tuple[BatchExpectation, BatchExpectation]:
+    """One batch twice: five images never searched before beside others that were, and all of them new."""
+    batch = SMALL["unmasked_batch"](problem, plan.radius)
+    volume = FourierVolume.from_map(problem.truth, plan.radius)
+    shared = SharedGrid.of(volume, plan)
     known_i = np.arange(len(batch)) >= 5
-    last = LastPoses(matrices, np.full((len(batch), 2), np.nan), known_i)
+    last = LastPoses(problem.particles.poses.matrices(), np.full((len(batch), 2), np.nan), known_i)
     last.shifts_px[known_i] = 0.0
-    mixed, never = (expect_batch(batch, volume, CLIMB, shared, own) for own in (last, None))
+    mixed, never = (expect_batch(batch, volume, plan, shared, own) for own in (last, None))
+    return mixed, never
+
+
+def test_an_image_not_searched_before_starts_at_cells_alone(
+    sharp: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last pose says nothing; those of the others add a start each."""
+    monkeypatch.setattr(expectation, "_CLEAR_NATS", 30.0)
+    mixed, never = newcomers(sharp, CLIMB)
+    assert mixed.gaussian == CLIMBED
     for name in ARRAYS:
         np.testing.assert_array_equal(getattr(mixed, name)[:5], getattr(never, name)[:5])
     assert (mixed.scored_i[5:] > never.scored_i[5:]).any()
+
+
+def test_a_newcomer_without_a_clear_signal_is_searched_level_by_level(
+    sharp: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bits as without climbing; others climb, and so do all in a first iteration."""
+    monkeypatch.setattr(expectation, "_CLEAR_NATS", 1e6)
+    mixed, never = newcomers(sharp, CLIMB)
+    assert (mixed.gaussian, never.gaussian) == (CLIMBED - 5, CLIMBED)
+    grid = climb(sharp, replace(CLIMB, climb=False))
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(mixed, name)[:5], getattr(grid, name)[:5])
 
 
 def test_poses_climb_from_the_last_ones_whatever_the_images_have_been_moved_by(sharp: Any) -> None:
