@@ -274,7 +274,8 @@ def test_a_look_finds_images_that_are_on_a_lower_peak(inputs: Inputs, states: li
     )
     with Workers(2) as workers:
         found, info, _ = step(inputs.context(workers), old)
-    looked_at = subsets.searched(inputs.half_i, 30, inputs.config.seed)
+    halves = (subsets.members(inputs.half_i, half, 30, inputs.config.seed, newest=True) for half in (0, 1))
+    looked_at = np.concatenate(list(halves))
     assert (info.search, info.particles) == ("look", 60)
     assert info.moved_share == pytest.approx(wrong[looked_at].mean(), abs=0.05)
     assert found.particles is old.particles

@@ -31,6 +31,15 @@ def test_a_larger_subset_holds_the_smaller_one(half: int) -> None:
     assert set(some) < set(more) < set(everyone)
 
 
+def test_the_newest_are_those_that_a_small_subset_leaves_out() -> None:
+    half_i = halves(500, 700)
+    first, newest = (members(half_i, 0, 40, 1, newest=choice) for choice in (False, True))
+    assert len(newest) == 40
+    assert (np.diff(newest) > 0).all()
+    assert not set(first) & set(newest)
+    np.testing.assert_array_equal(members(half_i, 0, 0, 1, newest=True), members(half_i, 0, 0, 1))
+
+
 def test_a_subset_is_spread_over_the_file_and_follows_the_seed() -> None:
     half_i = halves(5000, 5000)
     chosen = members(half_i, 0, 1000, 1)

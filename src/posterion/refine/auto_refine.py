@@ -148,7 +148,8 @@ def expect_half(
     def expect_all(index_i: NDArray[np.int64]) -> list[BatchExpectation]:
         return _in_what_fits(expect, index_i)
 
-    chosen = members(context.half_i, half, state.search.subset, context.config.seed)
+    search = state.search
+    chosen = members(context.half_i, half, search.subset, context.config.seed, newest=search.look)
     size = _batch_size(plan, shared, state.search.support_share, len(disc(context.box, radius)))
     batches = (chosen[start : start + size] for start in range(0, len(chosen), size))
     for index_i, parts in zip(
@@ -164,7 +165,7 @@ def expect_half(
 def _polar_grids(context: RefineContext, plan: SearchPlan, radius: int) -> tuple[PolarGrid, PolarGrid]:
     """Rings on which images and references, both inside the mask, are compared, and those collected."""
     box, seen_px = context.box, context.diameter_px + 2 * MASK_EDGE_PX
-    compared = PolarGrid.of(box, plan.radius, seen_px, seen_px)
+    compared = PolarGrid.of(box, plan.radius, seen_px, seen_px + 2 * plan.shift_range_px)
     return compared, PolarGrid.of(box, radius, box, np.sqrt(2) * box)
 
 

@@ -58,7 +58,9 @@ def larger_subset(subset: int, largest: int) -> int:
     return grown if grown <= _GROWN_SHARE * largest else 0
 
 
-def members(half_i: NDArray[np.int8], half: int, subset: int, seed: int) -> NDArray[np.int64]:
+def members(
+    half_i: NDArray[np.int8], half: int, subset: int, seed: int, newest: bool = False
+) -> NDArray[np.int64]:
     """Particles of a half that a subset holds, in file order: the first of one random order of that half.
 
     A larger subset holds every smaller one, so what was searched once is searched in each later iteration.
@@ -69,12 +71,13 @@ def members(half_i: NDArray[np.int8], half: int, subset: int, seed: int) -> NDAr
     half : 0 or 1
     subset : how many; 0 for all
     seed : of the random order
+    newest : the last of that order instead, which were searched for the first time when all were
     """
     everyone = np.flatnonzero(half_i == half + 1)
     if not 0 < subset < len(everyone):
         return everyone
     shuffled = np.random.default_rng((seed, _STREAM, half)).permutation(everyone)
-    return np.sort(shuffled[:subset])
+    return np.sort(shuffled[-subset:] if newest else shuffled[:subset])
 
 
 def searched(half_i: NDArray[np.int8], subset: int, seed: int) -> NDArray[np.bool_]:
