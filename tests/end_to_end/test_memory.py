@@ -12,8 +12,8 @@ import pytest
 import posterion
 from posterion.compute import Workers
 from posterion.refine.auto_refine import step
-from posterion.refine.start import init
 from posterion.refine.inputs import prepare
+from posterion.refine.start import init
 
 OPTIONS = posterion.RefineOptions(shift_range_angstrom=8.0, threads=1)
 

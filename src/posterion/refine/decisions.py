@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
-from posterion.physics.symmetry import point_group_operators
 from posterion.refine.context import RefineContext
-from posterion.refine.schedule import SearchState, fits_harmonics
+from posterion.refine.schedule import SearchState
 from posterion.refine.state import IterationInfo, RefinementState
 from posterion.refine.subsets import first_subset, larger_subset, largest_half
 
 __all__ = ["decide", "first_search"]
 
 _SHARP_POSTERIOR = 2.5
-_BROAD_POSTERIOR, _WORTH_REFINING = 200.0, 50.0
+_BROAD_POSTERIOR, _WORTH_REFINING = 200.0, 10.0
 _COARSEST, _FINE_ENOUGH, _FINEST = 0.5, 4.0, 16.0
 _GRIDS_UNCHANGED, _PEAKS_UNCHANGED = 0.02, 0.002
 _MOSTLY, _SETTLED_DEG = 0.5, 1.0
@@ -71,15 +68,14 @@ def decide(
         return _decide_on_subset(context, measured, old, info)
     if peaks:
         return _decide_on_peaks(context, measured, old, info, improving)
-    return _decide_on_grids(context, measured, old, info, improving)
+    return _decide_on_grids(measured, old, info, improving)
 
 
 def _fit_grid(search: SearchState, info: IterationInfo) -> SearchState:
     """Refine the grid where posteriors are narrower than its cells, coarsen it where they are very broad."""
     if info.effective_orientations < _SHARP_POSTERIOR and search.fineness < _FINEST:
         return replace(search, fineness=2 * search.fineness)
-    very_broad = info.effective_orientations > _BROAD_POSTERIOR * max(1.0, search.fineness) ** 3
-    if very_broad and search.fineness > _COARSEST:
+    if info.effective_orientations > _BROAD_POSTERIOR and search.fineness > _COARSEST:
         return replace(search, fineness=search.fineness / 2)
     return search
 
@@ -142,27 +138,16 @@ def _decide_after_look(
 
 
 def _decide_on_grids(
-    context: RefineContext,
-    measured: RefinementState,
-    old: RefinementState,
-    info: IterationInfo,
-    improving: bool,
+    measured: RefinementState, old: RefinementState, info: IterationInfo, improving: bool
 ) -> RefinementState:
     """Posteriors are grids that fit them.
 
     When neither the resolution rises nor the map changes by more than a turn of the grid does, the search
-    becomes local, then finer, and then has converged. Where posteriors are so broad that all orientations
-    are scored for every image, the grid is made finer at once as long as harmonics make that cheap.
+    becomes local, then finer where posteriors cover only a few cells, and then has converged.
     """
     search = measured.search
     if improving:
         return replace(measured, stalled=0)
-    if info.search == "harmonic":
-        order = round(np.log2(60 / info.angular_step_deg))
-        if fits_harmonics(order + 1, len(point_group_operators(context.config.point_group))):
-            return replace(measured, stalled=0, search=replace(search, fineness=2 * search.fineness))
-        if search.fineness > 1:
-            return replace(measured, converged=True)
     if not search.local:
         return replace(measured, stalled=0, search=replace(search, local=True))
     if search.fineness < _FINE_ENOUGH and info.effective_orientations < _WORTH_REFINING:

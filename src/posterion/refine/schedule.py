@@ -94,9 +94,9 @@ def search_levels(
     while last < _FINEST_ORDER and band_of_order(last, box, diameter_px) < search.fineness * radius:
         last += 1
     # A posterior that covers hundreds of cells gains nothing from smaller ones.
-    most = _MOST_COVERED * max(1.0, search.fineness) ** 3
-    while last > _WHERE_BREADTH_COUNTS and search.support_share * cells_of_order(last, group_order) > most:
-        last -= 1
+    covered = search.support_share * cells_of_order(last, group_order)
+    while last > _WHERE_BREADTH_COUNTS and covered > _MOST_COVERED:
+        last, covered = last - 1, covered / 8
     harmonics = harmonics and search.support_share > _DENSE_SHARE
     while harmonics and last > _FINE_ORDER and not fits_harmonics(last, group_order):
         last -= 1
