@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from posterion.compute import Workers
 from posterion.data.particles import Poses
 from posterion.inference import polar
+from posterion.inference.adaptive import LevelImages
 from posterion.inference.exhaustive import SharedGrid
 from posterion.inference.expectation import BatchExpectation, expect_batch
 from posterion.inference.images import MASK_EDGE_PX, ImageBatch, NoiseModel, mask_area, prepare_images
@@ -152,6 +153,7 @@ class OneByOne:
         area_p *= (shell > 0) / COMPARED_GRID.angles
         ctf_ip = ctf_at(kx, ky, BOX, problem.particles).astype(float)
         ctf_ip *= noise.scale_g[noise.scale_group_i][:, None]
+        self.power_i = np.sum(np.abs(y_ip) ** 2 / sigma2_ip * area_p, axis=1) / 2
         self.y_ip = ctf_ip * y_ip / sigma2_ip * area_p
         self.ctf2_ip = ctf_ip**2 / sigma2_ip * area_p
         self.shifts_px = shift_lattice(1.0, 1.0)
@@ -182,7 +184,7 @@ def test_all_poses_are_scored_as_one_by_one(found: Found, one_by_one: OneByOne) 
     """Evidence to 0.02 nats and posteriors to 2 % of their mass, where poses differ by tens of nats."""
     for i, posterior in enumerate(found.posteriors):
         log_prob = one_by_one.log_prob(i)
-        assert log_prob.max() - log_prob.min() > 16
+        assert np.ptp(log_prob) > 15
         expected = np.exp(log_prob - log_prob.max())
         assert posterior.log_evidence == pytest.approx(log_prob.max() + np.log(expected.sum()), abs=0.02)
         expected /= expected.sum()
@@ -202,29 +204,44 @@ def test_agreement_is_that_of_the_expected_reference(found: Found, one_by_one: O
     assert found.cross_is.shape == found.square_is.shape == (COUNT, RADIUS + 1)
 
 
+def test_likelihood_takes_the_power_of_images_on_the_same_rings(
+    problem: Any, batch: ImageBatch, reference: PolarReference, one_by_one: OneByOne
+) -> None:
+    """Against direct sums over the rings: to 0.1 nats of 40."""
+    volume = FourierVolume.from_map(problem.truth, RADIUS)
+    found = expect_batch(batch, volume, PLAN, reference, None)
+    for i in range(COUNT):
+        evidence = np.logaddexp.reduce(one_by_one.log_prob(i), axis=None) + PLAN.log_rotation_cell
+        assert found.log_likelihood_i[i] == pytest.approx(evidence - one_by_one.power_i[i], abs=0.1)
+    power_ij = batch.on_rings.power_ij
+    assert power_ij.shape == (COUNT, len(COMPARED_GRID.ring_k))
+    np.testing.assert_allclose(power_ij.sum(axis=1), one_by_one.power_i, rtol=3e-3)
+    assert one_by_one.power_i.min() > 20
+
+
 @pytest.mark.parametrize("point_group", ["C1", "C4", "O"])
 def test_rings_and_pixels_say_the_same(problem: Any, noise: NoiseModel, point_group: str) -> None:
-    """Evidence to 0.25 nats, breadth to 6 %, agreement by shell to a tenth of the strongest.
+    """Evidence to 0.25 nats, breadth to a tenth, agreement by shell to 9 % of the strongest.
 
-    Without the last shell, of which rings hold all and a disc the inner half: it makes 0.35 nats. What is
-    left is which pixels of the shell before lie within it.
+    Which pixels a disc of nine shells happens to hold makes up what is left: 4 % of an image's power too.
     """
     plan = replace(PLAN, point_group=point_group, prior=uneven_prior())
-    quiet = replace(noise, sigma2_gs=noise.sigma2_gs.copy())
-    quiet.sigma2_gs[:, RADIUS] = 0
-    batch = batch_of(problem, quiet)
+    batch = batch_of(problem, noise)
     volume = FourierVolume.from_map(problem.truth, RADIUS)
     rings = expect_batch(batch, volume, plan, reference_of(problem.truth, plan), None)
     dots = expect_batch(batch, volume, plan, SharedGrid.of(volume, plan), None)
     for name in ("index_i", "scored_i", "masked_power_is", "counts"):
         np.testing.assert_array_equal(getattr(rings, name), getattr(dots, name))
-    np.testing.assert_allclose(rings.log_likelihood_i, dots.log_likelihood_i, atol=0.25)
-    assert np.ptp(dots.log_likelihood_i - np.median(dots.log_likelihood_i)) > 3
+    on_rings_i, on_pixels_i = batch.on_rings.power_ij.sum(axis=1), LevelImages.of(batch, RADIUS).power_i
+    np.testing.assert_allclose(on_rings_i, on_pixels_i, rtol=0.045)
+    evidence_i = dots.log_likelihood_i + on_pixels_i
+    np.testing.assert_allclose(rings.log_likelihood_i + on_rings_i, evidence_i, atol=0.25)
+    assert np.ptp(evidence_i) > 10
     breadth = np.log(rings.effective_orientations_i / dots.effective_orientations_i)
-    assert np.sqrt(np.mean(breadth**2)) < 0.06
+    assert np.sqrt(np.mean(breadth**2)) < 0.1
     for name in ("cross_is", "square_is"):
         a, b = (getattr(part, name).sum(axis=0) for part in (rings, dots))
-        np.testing.assert_allclose(a, b, atol=0.1 * b.max())
+        np.testing.assert_allclose(a, b, atol=0.09 * b.max())
         assert a.sum() == pytest.approx(b.sum(), rel=0.03)
     np.testing.assert_allclose(rings.correlation_i, dots.correlation_i, atol=0.02)
     close = angular_distance_deg(rings.matrices_i, dots.matrices_i) < 5
@@ -287,7 +304,7 @@ def test_maximisation_by_rays_gives_the_map_of_slices(posed: Posed, point_group:
     """The same images at the same poses, in slices and along rays.
 
     Weights per shell to 5 %. Where the particle is, maps to an FSC of 0.985, and of 0.97 next to the last
-    shells, which slices fill by half; rays are at least as near to the truth in every shell.
+    shells, which both fill by half; rays are at least as near to the truth in every shell.
     """
     batch, truth = posed.batch, posed.problem.truth
     plan = replace(PLAN, point_group=point_group)
@@ -304,8 +321,8 @@ def test_maximisation_by_rays_gives_the_map_of_slices(posed: Posed, point_group:
     ctf2 = batch.inserted_ctf2(list(range(len(batch))))
     slices.insert(reference.matrices[rotation], batch.pixels, np.stack(moved), ctf2)
     rays, dots = (joined(accumulator, point_group) for accumulator in (inserted(found.sums), slices))
-    np.testing.assert_allclose(rays.shell_weight()[2:-1], dots.shell_weight()[2:-1], rtol=0.05)
-    assert rays.shell_weight().sum() == pytest.approx(dots.shell_weight().sum(), rel=0.05)
+    np.testing.assert_allclose(rays.shell_weight()[2:], dots.shell_weight()[2:], rtol=0.05)
+    assert rays.shell_weight().sum() == pytest.approx(dots.shell_weight().sum(), rel=0.005)
     by_rays, by_slices = (own.solve(0.1 * dots.shell_weight()) * WITHIN for own in (rays, dots))
     fsc_s = fourier_shell_correlation(by_rays, by_slices)
     assert fsc_s[1 : COLLECTED - 3].min() > 0.985
@@ -331,14 +348,21 @@ def test_broad_posteriors_are_collected_pose_by_pose(
     slices = Accumulator(BOX, COLLECTED)
     slices.insert(reference.matrices, batch.pixels, numerator, weight)
     rays, dots = (joined(accumulator) for accumulator in (inserted(found.sums), slices))
-    np.testing.assert_allclose(rays.shell_weight()[2:-1], dots.shell_weight()[2:-1], rtol=0.05)
+    np.testing.assert_allclose(rays.shell_weight()[2:], dots.shell_weight()[2:], rtol=0.06)
     by_rays, by_slices = (own.solve(0.1 * dots.shell_weight()) * WITHIN for own in (rays, dots))
     assert fourier_shell_correlation(by_rays, by_slices)[1 : COLLECTED - 1].min() > 0.95
     np.testing.assert_allclose(likeness(by_rays, by_slices) / likeness(by_slices, by_slices), 1, atol=0.05)
 
 
-def test_residuals_are_the_noise_however_strong_the_signal(posed: Posed) -> None:
-    """``|y|^2 - 2 y.R + |R|^2`` by shell, of images with a hundred times more signal than noise."""
+class Clear(NamedTuple):
+    """Images with a hundred times more signal than noise, and the variance of theirs."""
+
+    batch: ImageBatch
+    sigma2: float
+
+
+@pytest.fixture(scope="module")
+def clear(posed: Posed) -> Clear:
     problem, rng = posed.problem, np.random.default_rng(2)
     signal_variance = problem.images.var() / 5
     everyone = np.arange(60)
@@ -357,13 +381,36 @@ def test_residuals_are_the_noise_however_strong_the_signal(posed: Posed) -> None
         np.zeros((60, 2)),
         polar=(COMPARED_GRID, COLLECTED_GRID),
     )
-    found = Found(*expect_polar(batch, reference_of(problem.truth), PLAN, 0.999))
+    return Clear(batch, sigma2)
+
+
+def test_residuals_are_the_noise_however_strong_the_signal(clear: Clear, reference: PolarReference) -> None:
+    """``|y|^2 - 2 y.R + |R|^2`` by shell."""
+    batch, sigma2 = clear
+    found = Found(*expect_polar(batch, reference, PLAN, 0.999))
     pixels = disc(BOX, RADIUS)
     count_s = pixels.shell_sum(pixels.multiplicity_p) * mask_area(BOX, DIAMETER)
     power_s = batch.masked_power_is.mean(axis=0)[: RADIUS + 1] / (sigma2 * BOX**2)
     explained_s = (2 * found.cross_is - found.square_is).mean(axis=0) / count_s
     assert (power_s[1:7] > 20).all()
     np.testing.assert_allclose((power_s - explained_s)[2:], 1, atol=0.08)
+
+
+def test_likelihoods_and_correlations_hold_however_strong_the_signal(
+    problem: Any, clear: Clear, reference: PolarReference
+) -> None:
+    """As over pixels: to a few nats of thousands that the images have, and to 0.002.
+
+    Power over pixels, beside agreement on rings, was 9 nats off on average and gave correlations above one.
+    """
+    volume = FourierVolume.from_map(problem.truth, RADIUS)
+    rings = expect_batch(clear.batch, volume, PLAN, reference, None)
+    dots = expect_batch(clear.batch, volume, PLAN, SharedGrid.of(volume, PLAN), None)
+    assert LevelImages.of(clear.batch, RADIUS).power_i.mean() > 2000
+    np.testing.assert_allclose(rings.log_likelihood_i, dots.log_likelihood_i, atol=5)
+    assert rings.log_likelihood_i.mean() == pytest.approx(dots.log_likelihood_i.mean(), abs=1.5)
+    np.testing.assert_allclose(rings.correlation_i, dots.correlation_i, atol=0.002)
+    assert 0.98 < rings.correlation_i.max() < 1
 
 
 @pytest.mark.parametrize("mass", [0.999, 0.0])
@@ -458,8 +505,8 @@ def test_weights_that_harmonics_leave_below_zero_are_not_inserted(reference: Pol
     weight = inserted(sums).values[..., 2]
     assert weight.min() >= 0
     # Half of each ring is above zero, on average by 4 / pi; half a plane of each of the five is inserted.
-    area = 5 * np.pi * (COLLECTED + 0.5) ** 2 / 2
-    assert weight.sum() == pytest.approx(area * 2 / np.pi, rel=0.01)
+    area = 5 * np.pi * COLLECTED**2 / 2
+    assert weight.sum() == pytest.approx(area * 2 / np.pi, rel=0.001)
 
 
 def test_images_not_sampled_on_rings_are_refused(

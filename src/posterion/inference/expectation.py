@@ -165,8 +165,8 @@ def _expect_by_harmonics(
 ) -> BatchExpectation:
     """Terms of a batch over all turns of the shared directions, along which what is inserted is summed."""
     posteriors, cross_is, square_is, sums = expect_polar(batch, reference, plan, mass)
-    if batch.polar is not None:
-        images = replace(images, power_i=batch.polar.power_i)
+    power_ij = batch.on_rings.power_ij
+    images = replace(images, power_i=power_ij.sum(axis=1))
     terms = [
         ImageTerms(
             posterior=posteriors[row],
@@ -178,8 +178,12 @@ def _expect_by_harmonics(
         for row in usable
     ]
     collected = _collect(batch, usable, terms, images, plan, _stack_slices([], len(batch.pixels)))
+    # Agreement is in sums per shell, as many pixels each as the disc has: so is the power it is a share of.
+    shares = cross_is, square_is, reference.grid.shell_sum(power_ij)
+    correlation_i = _correlation(*(per_shell[usable].sum(axis=1) for per_shell in shares))
     scored = len(usable) * len(reference.matrices) * len(reference.shifts_px)
-    return replace(collected, counts=(LevelCount(scored, scored),), turned=sums)
+    counts = (LevelCount(scored, scored),)
+    return replace(collected, correlation_i=correlation_i, counts=counts, turned=sums)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -58,12 +57,14 @@ class PolarImages:
     ctf2_pi : (A J, n) float32, ``C^2 / sigma2`` times the same
     data_pi : (A' J', n) complex64, ``C y / sigma2`` of images outside of no mask, on the M-step's rings
     inserted_ctf2_pi : (A' J', n) float32, ``C^2 / sigma2`` there
+    power_ij : (n, J) float64, half the whitened power of each masked image on every compared ring
     """
 
     whitened_pi: NDArray[np.complex64]
     ctf2_pi: NDArray[np.float32]
     data_pi: NDArray[np.complex64]
     inserted_ctf2_pi: NDArray[np.float32]
+    power_ij: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,19 @@ class ImageBatch:
     def power_i(self) -> NDArray[np.float64]:
         """Half the whitened power of each masked image over the whole disc, (n,)."""
         return np.asarray(self.power_ip.sum(axis=1, dtype=np.float64))
+
+    @property
+    def on_rings(self) -> PolarImages:
+        """The images on polar grids.
+
+        Raises
+        ------
+        ValueError
+            Where none were asked for.
+        """
+        if self.polar is None:
+            raise ValueError("the images have not been sampled on polar grids")
+        return self.polar
 
     def inserted_ctf2(self, rows: int | list[int]) -> NDArray[np.float32]:
         """``C^2 / sigma2`` that the M-step adds up beside ``data_ip``, for one image or several."""
@@ -212,18 +226,25 @@ def _on_rings(
 
     Also the masked images' mean power per shell (n, radius + 1), on the rings where residuals are taken.
     """
-    parts: list[NDArray[Any]] = []
-    samples = [grid.sample(spectrum) for grid, spectrum in zip(grids, spectra, strict=True)]
-    areas = grids[0].ring_area, np.ones(1, np.float32)
-    for grid, samples_pi, area_j in zip(grids, samples, areas, strict=True):
+    compared, collected = (grid.sample(spectrum) for grid, spectrum in zip(grids, spectra, strict=True))
+
+    def ctf_and_weight(grid: PolarGrid, area_j: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """CTF and ``area / sigma2`` on a grid's samples, (A J, n) each."""
         ctf_ip = ctf_at(*grid.positions(), grid.box, particles, index_i)
         ctf_ip *= noise.scale_g[noise.scale_group_i[index_i]].astype(np.float32)[:, None]
         inverse_ij = _inverse_sigma2(noise, index_i, grid.ring_shell) * area_j
         inverse_ij[~finite_i] = 0
         inverse_ij[:, grid.ring_shell == 0] = 0
-        weighted_pi = (ctf_ip * np.tile(inverse_ij, (1, grid.angles))).T
-        parts += [samples_pi * weighted_pi, np.ascontiguousarray(ctf_ip.T * weighted_pi)]
-    return PolarImages(*parts), grids[0].shell_mean(samples[0].real ** 2 + samples[0].imag ** 2)
+        return [ctf_ip.T, np.tile(inverse_ij, (1, grid.angles)).T]
+
+    ctf_pi, weight_pi = ctf_and_weight(grids[0], grids[0].ring_area)
+    power_pi = compared.real**2 + compared.imag**2
+    power_ij = grids[0].ring_mean(power_pi * weight_pi) / 2
+    whitened_pi, ctf2_pi = compared * (ctf_pi * weight_pi), np.ascontiguousarray(ctf_pi**2 * weight_pi)
+    ctf_pi, weight_pi = ctf_and_weight(grids[1], np.ones(1, np.float32))
+    data_pi, inserted_pi = collected * (ctf_pi * weight_pi), np.ascontiguousarray(ctf_pi**2 * weight_pi)
+    images = PolarImages(whitened_pi, ctf2_pi, data_pi, inserted_pi, power_ij)
+    return images, grids[0].shell_mean(power_pi)
 
 
 def _roll(images: NDArray[np.float32], shift_px: NDArray[np.float64]) -> NDArray[np.float32]:

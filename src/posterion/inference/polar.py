@@ -216,8 +216,7 @@ def expect_polar(
     cross_is, square_is : (n, radius + 1) float64, see `posterion.inference.contributions.ImageTerms`
     sums : for the M-step
     """
-    if batch.polar is None:
-        raise ValueError("the images have not been sampled on polar grids")
+    images = batch.on_rings
     scores = len(reference.matrices) * len(reference.shifts_px)
     size = max(1, _CHUNK_BYTES // (4 * scores))
     sums = PolarSums.zero(reference.frames, reference.collected)
@@ -230,7 +229,7 @@ def expect_polar(
         posteriors += some.posteriors
         for values, own in zip((cross, square), some.agreement(reference), strict=True):
             values.append(own)
-        some.add_to(sums, batch.polar, rows, reference)
+        some.add_to(sums, images, rows, reference)
     shells = reference.grid.shell_sum
     return posteriors, shells(np.concatenate(cross)), shells(np.concatenate(square)), sums
 
@@ -253,12 +252,11 @@ def polar_log_prob(
     y : (H, 2, J, n T) float32, harmonics of the shifted images
     ctf2 : (even H, 2, J, n) float32, harmonics of ``C^2 / sigma2``
     """
-    if batch.polar is None:
-        raise ValueError("the images have not been sampled on polar grids")
     grid, n, t = reference.grid, rows.stop - rows.start, len(reference.shifts_px)
     image_x, shift_x = np.repeat(np.arange(n), t), np.tile(np.arange(t), n)
-    y = _moved(grid, batch.polar.whitened_pi[:, rows], reference.phases_pt, image_x, shift_x)
-    ctf2 = _real_harmonics(grid, batch.polar.ctf2_pi[:, rows])
+    images = batch.on_rings
+    y = _moved(grid, images.whitened_pi[:, rows], reference.phases_pt, image_x, shift_x)
+    ctf2 = _real_harmonics(grid, images.ctf2_pi[:, rows])
     waves = reference.waves(grid.harmonics) * np.repeat(grid.mates_m, 2)[:, None]
     log_prob = np.asarray(waves.T @ reference.slices.apply(y), np.float32).reshape(reference.turns, -1, n, t)
     norm = waves[: 2 * len(ctf2)].T @ reference.powers.apply(ctf2)

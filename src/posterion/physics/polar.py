@@ -37,7 +37,7 @@ class PolarGrid:
     Attributes
     ----------
     box : of the images, pixels
-    radius : highest shell; rings fill the disc ``|k| < radius + 1/2``
+    radius : highest shell; rings fill the disc ``|k| < radius``, the inner half of that shell
     angles : number of angles A over half a circle
     count : number of harmonics H
     extent_px : diameter of what the harmonics describe, pixels
@@ -87,7 +87,7 @@ class PolarGrid:
     @cached_property
     def ring_k(self) -> NDArray[np.float64]:
         """Radius of each ring, (J,) Fourier pixels."""
-        return np.asarray((np.arange(int((self.radius + 0.5) / _RING_STEP)) + 0.5) * _RING_STEP, np.float64)
+        return np.asarray((np.arange(int(self.radius / _RING_STEP)) + 0.5) * _RING_STEP, np.float64)
 
     @property
     def needed_radius(self) -> int:
@@ -115,11 +115,15 @@ class PolarGrid:
         area_s = np.add.reduceat(self.ring_area, first)
         return np.asarray(np.add.reduceat(values_ij, first, axis=1) * (count_s / area_s))
 
+    def ring_mean(self, samples_pi: Real) -> NDArray[np.float64]:
+        """Mean of real samples (A J, n) over the angles of each ring: (n, J)."""
+        by_angle = samples_pi.reshape(self.angles, -1, samples_pi.shape[1])
+        return np.asarray(by_angle.mean(axis=0, dtype=np.float64).T)
+
     def shell_mean(self, samples_pi: Real) -> NDArray[np.float64]:
         """Mean of real samples (A J, n) over each shell, rings weighing by their area: (n, radius + 1)."""
-        mean_ij = samples_pi.reshape(self.angles, -1, samples_pi.shape[1]).mean(axis=0, dtype=np.float64).T
         first = np.searchsorted(self.ring_shell, np.arange(self.radius + 1))
-        sums = np.add.reduceat(mean_ij * self.ring_area, first, axis=1)
+        sums = np.add.reduceat(self.ring_mean(samples_pi) * self.ring_area, first, axis=1)
         return np.asarray(sums / np.add.reduceat(self.ring_area, first))
 
     def bands(self, even: bool = False) -> list[Band]:
