@@ -257,7 +257,12 @@ def calls(path: Path, name: str) -> bool:
 def test_a_reader_follows_refine_to_a_kernel_in_six_files() -> None:
     """Each file of a stated path defines its name, imports the next or its room's face, and calls it."""
     paths = paths_of_architecture_page()
-    assert [stations[-1][1] for stations in paths] == ["gather_slices", "score_poses", "scatter_slices"]
+    assert [stations[-1][1] for stations in paths] == [
+        "gather_slices",
+        "score_poses",
+        "shift_samples",
+        "scatter_slices",
+    ]
     for stations in paths:
         assert stations[0] == ("cli/refine.py", "refine")
         assert stations[-1][0].startswith("kernels/")
