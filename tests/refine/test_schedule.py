@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from posterion.inference.search import band_of_order
 from posterion.physics.sampling import RotationGrid
-from posterion.refine.schedule import SearchState, local_radius_deg, search_levels
+from posterion.refine.schedule import SearchState, fits_harmonics, local_radius_deg, search_levels
 
 same_each_time = settings(max_examples=150, derandomize=True, deadline=None)
 problems = st.fixed_dictionaries(
@@ -127,11 +127,19 @@ def test_harmonics_afford_a_shared_grid_of_more_orientations() -> None:
     """Where posteriors are broad it is the finest that harmonics afford; else they change nothing."""
     geometry = {"radius": 28, "box": 128, "diameter_px": 107, "shift_range_px": 2.5, "group_order": 1}
     broad = SearchState(support_share=0.02)
-    (only,) = search_levels(search=broad, **geometry, harmonics=True)
+    (only,) = search_levels(search=broad, **geometry, collected=38)
     assert only.order == 3
     assert len(search_levels(search=broad, **geometry)) > 1, "too much memory for slices on pixels"
-    (octahedral,) = search_levels(search=broad, **geometry | {"group_order": 24}, harmonics=True)
+    (octahedral,) = search_levels(search=broad, **geometry | {"group_order": 24}, collected=38)
     assert octahedral.order == 4
     narrow = replace(broad, support_share=0.001)
-    with_them, without = (search_levels(search=narrow, **geometry, harmonics=yes) for yes in (True, False))
+    with_them, without = (search_levels(search=narrow, **geometry, collected=shell) for shell in (38, 0))
     assert with_them == without
+
+
+def test_harmonics_are_left_where_their_sums_would_take_too_much_memory() -> None:
+    """A MiB for each pixel of the box: 768 directions up to Nyquist are too many, 128 are not."""
+    assert fits_harmonics(3, 1, 128, 38)
+    assert not fits_harmonics(3, 1, 128, 63)
+    assert fits_harmonics(4, 24, 128, 63)
+    assert not fits_harmonics(2, 1, 128, 38), "too few angles"

@@ -88,7 +88,7 @@ def step(
     known = state.search.support_share < _KNOWN_SHARE
     margin = MAP_MARGIN_SHELLS if known else _CAUTIOUS_MARGIN_SHELLS
     radius = nyquist if final else min(state.resolution_shell + margin, nyquist)
-    plan = make_plan(context, state, min(state.resolution_shell + COMPARE_MARGIN_SHELLS, radius))
+    plan = make_plan(context, state, min(state.resolution_shell + COMPARE_MARGIN_SHELLS, radius), radius)
     sums = ExpectationSums(context, state, plan, radius)
     for half in (0, 1):
         for part in expect_half(context, state, plan, half, radius):

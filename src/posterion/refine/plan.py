@@ -19,14 +19,23 @@ _GRID_TURN_DEG = 5.0
 _LATER_SHIFT_RANGE_PX = 2.5
 
 
-def make_plan(context: RefineContext, state: RefinementState, compare_radius: int) -> SearchPlan:
-    """Decide how an iteration searches: levels, ranges, prior, and a random turn of the grid."""
+def make_plan(
+    context: RefineContext, state: RefinementState, compare_radius: int, collect_radius: int | None = None
+) -> SearchPlan:
+    """Decide how an iteration searches: levels, ranges, prior, and a random turn of the grid.
+
+    Parameters
+    ----------
+    context, state : the run and where it stands
+    compare_radius, collect_radius : highest shells compared and, where not the same, collected by the M-step
+    """
     config = context.config
     method = method_now(context, state)
     search = _search_of(config.search, method)
     anywhere = state.iteration == 0 or state.search.newcomers
     range_px = config.shift_range_angstrom / context.pixel_size if anywhere else _LATER_SHIFT_RANGE_PX
     harmonics = method == "em" and config.search == "auto" and not state.search.local
+    collected = (collect_radius or compare_radius) if harmonics else 0
     group_order = len(point_group_operators(config.point_group))
     levels = search_levels(
         compare_radius,
@@ -36,7 +45,7 @@ def make_plan(context: RefineContext, state: RefinementState, compare_radius: in
         range_px,
         group_order,
         small_cells=search == "branch-and-bound",
-        harmonics=harmonics,
+        collected=collected,
     )
     rng = np.random.default_rng((config.seed, state.iteration))
     turn = Rotation.from_rotvec(np.radians(rng.uniform(-_GRID_TURN_DEG, _GRID_TURN_DEG, 3)))
@@ -52,7 +61,9 @@ def make_plan(context: RefineContext, state: RefinementState, compare_radius: in
         climb=method == "em" and config.search == "auto",
         local_radius_deg=local_radius_deg(levels) if state.search.local else None,
         search=search,
-        by_harmonics=harmonics and len(levels) == 1 and fits_harmonics(levels[0].order, group_order),
+        by_harmonics=harmonics
+        and len(levels) == 1
+        and fits_harmonics(levels[0].order, group_order, context.box, collected),
     )
 
 

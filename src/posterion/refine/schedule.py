@@ -71,7 +71,7 @@ def search_levels(
     group_order: int,
     *,
     small_cells: bool = False,
-    harmonics: bool = False,
+    collected: int = 0,
 ) -> tuple[Level, ...]:
     """Levels from a coarse grid at low resolution to one that oversamples ``radius`` by ``search.fineness``.
 
@@ -88,7 +88,8 @@ def search_levels(
     group_order : number of operators of the point group
     small_cells : levels compare half the band that their grid resolves, and the shared grid may be larger:
         scores then change little inside a cell, which is what branch and bound lives on
-    harmonics : a grid that is the only level may be compared by harmonics, which allows a larger one
+    collected : highest shell that the M-step collects, where a grid that is the only level may be compared by
+        harmonics, which allows a larger one; 0 where it may not
     """
     last = 1
     while last < _FINEST_ORDER and band_of_order(last, box, diameter_px) < search.fineness * radius:
@@ -97,12 +98,12 @@ def search_levels(
     covered = search.support_share * cells_of_order(last, group_order)
     while last > _WHERE_BREADTH_COUNTS and covered > _MOST_COVERED:
         last, covered = last - 1, covered / 8
-    harmonics = harmonics and search.support_share > _DENSE_SHARE
-    while harmonics and last > _FINE_ORDER and not fits_harmonics(last, group_order):
+    harmonics = collected > 0 and search.support_share > _DENSE_SHARE
+    while harmonics and last > _FINE_ORDER and not fits_harmonics(last, group_order, box, collected):
         last -= 1
     cells = (8 if small_cells else 1) * _DENSE_CELLS
     shared = _shared_order(radius, last, search, group_order, cells)
-    if harmonics and fits_harmonics(last, group_order):
+    if harmonics and fits_harmonics(last, group_order, box, collected):
         shared = last
     first = min(last, max(_LOCAL_ORDER, last - 2) if search.local else shared)
     levels: list[Level] = []
@@ -125,9 +126,20 @@ def cells_of_order(order: int, group_order: int) -> float:
     return float(72 * 8**order / group_order)
 
 
-def fits_harmonics(order: int, group_order: int) -> bool:
-    """Whether a grid has enough in-plane angles to be compared by harmonics, and not too many directions."""
-    return order >= _FINE_ORDER and cells_of_order(order, group_order) <= _CELLS_BY_HARMONICS
+def fits_harmonics(order: int, group_order: int, box: int, collected: int) -> bool:
+    """Whether a grid has in-plane angles enough for harmonics, and not too many directions.
+
+    Parameters
+    ----------
+    order : HEALPix order of the grid
+    group_order : number of operators of the point group
+    box : pixels; sums of a batch of images may take a MiB for each
+    collected : highest shell that the M-step collects
+    """
+    directions = 12 * 4**order / group_order
+    sums_bytes = 12 * 2 * collected * np.pi * collected * directions
+    few_enough = cells_of_order(order, group_order) <= _CELLS_BY_HARMONICS and sums_bytes <= box * 2**20
+    return bool(order >= _FINE_ORDER and few_enough)
 
 
 def _shared_order(radius: int, last: int, search: SearchState, group_order: int, cells: int) -> int:
