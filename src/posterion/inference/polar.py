@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,7 +144,17 @@ class PolarReference:
         """Number of in-plane angles."""
         return len(self.matrices) // len(self.frames)
 
-    def waves(self, harmonics: NDArray[np.intp]) -> Real:
+    @cached_property
+    def compared_waves(self) -> Real:
+        """`_waves` of the compared harmonics, each as often as it stands for -m too."""
+        return self._waves(self.grid.harmonics) * np.repeat(self.grid.mates_m, 2)[:, None]
+
+    @cached_property
+    def collected_waves(self) -> Real:
+        """`_waves` of the harmonics that the M-step collects."""
+        return self._waves(self.collected.harmonics)
+
+    def _waves(self, harmonics: NDArray[np.intp]) -> Real:
         """``cos(m psi), sin(m psi)``, by turns: (2 H, psi) float32."""
         angle = np.outer(harmonics, np.arange(self.turns) * (2 * np.pi / self.turns))
         return np.stack([np.cos(angle), np.sin(angle)], 1).reshape(-1, self.turns).astype(np.float32)
@@ -257,7 +268,7 @@ def polar_log_prob(
     images = batch.on_rings
     y = _moved(grid, images.whitened_pi[:, rows], reference.phases_pt, image_x, shift_x)
     ctf2 = _real_harmonics(grid, images.ctf2_pi[:, rows])
-    waves = reference.waves(grid.harmonics) * np.repeat(grid.mates_m, 2)[:, None]
+    waves = reference.compared_waves
     log_prob = np.asarray(waves.T @ reference.slices.apply(y), np.float32).reshape(reference.turns, -1, n, t)
     norm = waves[: 2 * len(ctf2)].T @ reference.powers.apply(ctf2)
     log_prob -= norm.reshape(*log_prob.shape[:3], 1) / 2
@@ -308,8 +319,7 @@ class _Chunk:
 
     def agreement(self, reference: PolarReference) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """``Re(conj(R) X)`` and ``|R|^2`` with the references that the posteriors expect, by ring: (n, J)."""
-        grid = reference.grid
-        waves = reference.waves(grid.harmonics) * np.repeat(grid.mates_m, 2)[:, None]
+        grid, waves = reference.grid, reference.compared_waves
         expected = reference.slices.transpose(self._turned(waves, self.gamma_rx))
         cross_xj = np.einsum("mcjx,mcjx->xj", expected, self.y_x)
         cross_ij = np.zeros((len(self.posteriors), len(grid.ring_k)))
@@ -319,7 +329,7 @@ class _Chunk:
 
     def add_to(self, sums: PolarSums, images: PolarImages, rows: slice, reference: PolarReference) -> None:
         """Turn and shift the images back by every pose, add them with its weight."""
-        grid, waves = sums.grid, reference.waves(sums.grid.harmonics)
+        grid, waves = sums.grid, reference.collected_waves
         y = _moved(grid, images.data_pi[:, rows], reference.collected_phases_pt, self.image_x, self.shift_x)
         _add_products(sums.numerator, y, self._turned(waves, self.gamma_rx), grid.bands())
         ctf2 = _real_harmonics(grid, images.inserted_ctf2_pi[:, rows])

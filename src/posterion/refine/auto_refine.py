@@ -151,12 +151,8 @@ def expect_half(
     search = state.search
     chosen = members(context.half_i, half, search.subset, context.config.seed, newest=search.look)
     size = _batch_size(plan, shared, state.search.support_share, len(disc(context.box, radius)))
-    batches = (chosen[start : start + size] for start in range(0, len(chosen), size))
-    for index_i, parts in zip(
-        (chosen[start : start + size] for start in range(0, len(chosen), size)),
-        context.workers.map_ordered(expect_all, batches),
-        strict=True,
-    ):
+    batches = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+    for index_i, parts in zip(batches, context.workers.map_ordered(expect_all, batches), strict=True):
         yield from parts
         if context.observer is not None:
             context.observer(len(index_i))
