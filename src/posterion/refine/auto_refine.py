@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from posterion.inference.branch_and_bound import BranchAndBound
 from posterion.inference.exhaustive import SharedGrid
 from posterion.inference.expectation import BatchExpectation, expect_batch
-from posterion.inference.images import MASK_EDGE_PX, ImageBatch, NoiseModel, prepare_images
+from posterion.inference.images import ImageBatch, NoiseModel, prepare_images
 from posterion.inference.local import LastPoses
 from posterion.inference.polar import PolarReference
 from posterion.inference.priors import estimate_direction_prior, estimate_offset_sigma
@@ -21,12 +21,12 @@ from posterion.inference.search import SearchPlan
 from posterion.mapping.fsc import fourier_shell_correlation, fsc_curves
 from posterion.mapping.reconstruct import ssnr_from_fsc
 from posterion.physics.fourier import disc
-from posterion.physics.polar import PolarGrid
 from posterion.physics.projection import FourierVolume
 from posterion.physics.sampling import shift_lattice
 from posterion.physics.symmetry import point_group_operators
 from posterion.refine.context import RefineContext
 from posterion.refine.decisions import decide
+from posterion.refine.first_level import first_level, polar_grids
 from posterion.refine.iteration_report import report
 from posterion.refine.plan import make_plan, method_now
 from posterion.refine.schedule import COMPARE_MARGIN_SHELLS, MAP_MARGIN_SHELLS
@@ -114,13 +114,8 @@ def expect_half(
     radius : highest shell that the maximisation step collects, at least the plan's
     """
     volume = FourierVolume.from_map(state.half_maps[half], plan.radius, workers=context.workers.threads)
-    complete = plan.search == "exhaustive" and len(plan.levels) > 1
-    shared: SharedGrid | PolarReference | None = None
-    polar = _polar_grids(context, plan, radius) if plan.by_harmonics else None
-    if polar is not None:
-        shared = PolarReference.of(state.half_maps[half], plan, *polar, context.workers.threads)
-    elif not (state.search.local or complete):
-        shared = SharedGrid.of(volume, plan)
+    shared = first_level(context, state, plan, half, volume, radius)
+    polar = polar_grids(shared)
     bounds = BranchAndBound.of(volume, plan) if plan.search == "branch-and-bound" else None
     noise = NoiseModel(state.sigma2_gs, context.noise_group_i, state.scale_g, context.scale_group_i)
     hard = method_now(context, state) == "projection-matching"
@@ -156,13 +151,6 @@ def expect_half(
         yield from parts
         if context.observer is not None:
             context.observer(len(index_i))
-
-
-def _polar_grids(context: RefineContext, plan: SearchPlan, radius: int) -> tuple[PolarGrid, PolarGrid]:
-    """Rings on which images and references, both inside the mask, are compared, and those collected."""
-    box, seen_px = context.box, context.diameter_px + 2 * MASK_EDGE_PX
-    compared = PolarGrid.of(box, plan.radius, seen_px, seen_px + 2 * plan.shift_range_px)
-    return compared, PolarGrid.of(box, radius, box, np.sqrt(2) * box)
 
 
 def _in_what_fits(
