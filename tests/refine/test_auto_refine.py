@@ -16,8 +16,10 @@ from posterion.data.particles import Particles
 from posterion.inference.search import SearchPlan
 from posterion.mapping.fsc import fourier_shell_correlation
 from posterion.mapping.masks import low_pass
+from posterion.mapping.reconstruct import HalfSums
 from posterion.physics.fourier import fourier_transform_3d, shell_mean
 from posterion.physics.phantom import phantom_map
+from posterion.physics.projection import Accumulator
 from posterion.physics.rotations import angular_distance_deg
 from posterion.physics.simulate import SimulationOptions, simulate
 from posterion.physics.symmetry import point_group_operators
@@ -261,8 +263,16 @@ def test_a_part_of_the_particles(
     assert np.median(error[newcomers]) < 1
 
 
-def test_a_look_finds_images_that_are_on_a_lower_peak(inputs: Inputs, states: list[Any]) -> None:
-    """A sixth of the poses are turned over beforehand; the look tells how many, and changes nothing."""
+def test_a_look_finds_images_that_are_on_a_lower_peak(
+    inputs: Inputs, states: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sixth of the poses are turned over beforehand; the look tells how many, and makes no map."""
+
+    def nothing_may_be_added(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Accumulator, "insert", nothing_may_be_added)
+    monkeypatch.setattr(HalfSums, "solve", nothing_may_be_added)
     state = states[-1][0]
     wrong = np.arange(COUNT) % 6 == 0
     poses = np.diag([-1.0, 1.0, -1.0]) @ state.particles.matrices
@@ -273,13 +283,17 @@ def test_a_look_finds_images_that_are_on_a_lower_peak(inputs: Inputs, states: li
         search=replace(state.search, local=False, subset=30, look=True),
     )
     with Workers(2) as workers:
-        found, info, _ = step(inputs.context(workers), old)
+        found, info, maps = step(inputs.context(workers), old)
     halves = (subsets.members(inputs.half_i, half, 30, inputs.config.seed, newest=True) for half in (0, 1))
     looked_at = np.concatenate(list(halves))
     assert (info.search, info.particles) == ("look", 60)
     assert info.moved_share == pytest.approx(wrong[looked_at].mean(), abs=0.05)
+    assert maps is None
+    assert list(info.seconds) == ["expectation"]
+    assert (info.resolution_angstrom, info.map_change) == (BOX * PIXEL / old.resolution_shell, 0)
+    assert (found.iteration, info.iteration) == (old.iteration + 1, old.iteration + 1)
+    assert same(replace(found, iteration=old.iteration, search=old.search, converged=False), old)
     assert found.particles is old.particles
-    assert found.half_maps is old.half_maps
 
 
 def test_the_last_iteration_uses_all_particles(inputs: Inputs, first: tuple[RefinementState, float]) -> None:

@@ -86,6 +86,8 @@ def test_time_left_follows_what_was_measured() -> None:
     assert seconds_left([slow], 100, CONFIG) == pytest.approx(10 * (expected - 5) + 5)
     part = iteration(particles=50)
     assert seconds_left([part], 100, CONFIG) == pytest.approx(2 * (expected - 5) + 5)
+    look = iteration(search="look", seconds={"expectation": 10.0})
+    assert seconds_left([iteration(iteration=1), look], 100, CONFIG) == pytest.approx(expected)
 
 
 def test_broad_posteriors_take_more_iterations_and_none_is_cheaper() -> None:

@@ -19,8 +19,8 @@ import posterion
 from posterion.data.mrc import read_map, write_map, write_stack
 from posterion.data.particles import Particles
 from posterion.errors import PosterionError
+from posterion.refine import auto_refine, subsets
 from posterion.refine import run as run_module
-from posterion.refine import subsets
 from posterion.refine.options import read_config
 
 RESULTS = ("map.mrc", "map_unfiltered.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "fsc.tsv", "particles.star")
@@ -37,6 +37,27 @@ def start(tiny_set: Path, output: Path, options: posterion.RefineOptions) -> pos
 def require_same_results(folder: Path, other: Path) -> None:
     for name in RESULTS:
         assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def stopped_at_each_iteration(
+    tiny_set: Path, output: Path, options: posterion.RefineOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run to the end in four goes: each of the first three is stopped in its second iteration."""
+    step = run_module.step
+
+    def stop_after(*arguments: Any) -> Any:
+        stages.append(None)
+        if len(stages) == 2:
+            raise StoppedError
+        return step(*arguments)
+
+    monkeypatch.setattr(run_module, "step", stop_after)
+    for _ in range(3):
+        stages: list[None] = []
+        with pytest.raises(StoppedError):
+            start(tiny_set, output, options)
+    stages = []
+    start(tiny_set, output, options)
 
 
 def test_the_map_is_the_truth(tiny_run: posterion.RefineResult, tiny_set: Path) -> None:
@@ -110,22 +131,36 @@ def test_a_run_on_growing_parts_stopped_in_between_ends_with_the_same_bytes(
     assert counts[-1] == 32
     assert "iteration 1, 8 particles:" in (whole.folder / "run.log").read_text()
 
-    output, step = tmp_path / "out", run_module.step
+    stopped_at_each_iteration(tiny_set, tmp_path / "out", replace(options, threads=1), monkeypatch)
+    require_same_results(tmp_path / "out", whole.folder)
 
-    def stop_after(*arguments: Any) -> Any:
-        stages.append(None)
-        if len(stages) == 2:
-            raise StoppedError
-        return step(*arguments)
 
-    monkeypatch.setattr(run_module, "step", stop_after)
-    for _ in range(3):
-        stages: list[None] = []
-        with pytest.raises(StoppedError):
-            start(tiny_set, output, replace(options, threads=1))
-    stages = []
-    start(tiny_set, output, replace(options, threads=1))
-    require_same_results(output, whole.folder)
+def test_a_run_stopped_before_and_after_a_look_ends_with_the_same_bytes(
+    tiny_set: Path, tiny_options: posterion.RefineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of three iterations is made a look: told as one, and without a resolution of its own."""
+    decide = auto_refine.decide
+
+    def decide_to_look(context: Any, measured: Any, old: Any, info: Any) -> Any:
+        found = decide(context, measured, old, info)
+        if found.iteration > 1:
+            return replace(found, converged=False)
+        return replace(found, search=replace(found.search, subset=5, look=True))
+
+    monkeypatch.setattr(auto_refine, "decide", decide_to_look)
+    options = replace(tiny_options, max_iterations=3)
+    whole = start(tiny_set, tmp_path / "whole", options)
+    told = [json.loads(line) for line in (whole.folder / "iterations.jsonl").read_text().splitlines()]
+    assert [each["iteration"] for each in told] == [1, 2, 3, 4]
+    assert [(each["particles"], each["search"] == "look") for each in told[1:3]] == [(10, True), (32, False)]
+    assert told[1]["resolution_angstrom"] == told[0]["resolution_angstrom"]
+    lines = (whole.folder / "run.log").read_text().splitlines()
+    (line,) = (line for line in lines if "iteration 2" in line)
+    assert "10 particles: a look at all orientations" in line
+    assert "maximisation" not in line
+
+    stopped_at_each_iteration(tiny_set, tmp_path / "out", replace(options, threads=1), monkeypatch)
+    require_same_results(tmp_path / "out", whole.folder)
 
 
 def test_images_of_a_later_part_are_quarantined_when_they_are_met(

@@ -2,7 +2,7 @@
 
 import importlib
 import logging
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,13 @@ def state(inputs: Inputs) -> RefinementState:
         return init(inputs.context(workers), low_pass(inputs.reference, 25.0, 7.5))[0]
 
 
-def sums_of(inputs: Inputs, state: RefinementState, **changed: Any) -> ExpectationSums:
+def sums_of(
+    inputs: Inputs, state: RefinementState, radius: int | None = 8, **changed: Any
+) -> ExpectationSums:
     with Workers(1) as workers:
         context = replace(inputs.context(workers), **changed)
         plan = make_plan(context, state, 5)
-        sums = ExpectationSums(context, state, plan, 8)
+        sums = ExpectationSums(context, state, plan, radius)
         for half in (0, 1):
             for part in expect_half(context, state, plan, half, 8):
                 sums.add(part, half)
@@ -95,6 +97,17 @@ def test_noise_that_is_cut_where_images_are_compared_is_warned_of_once(
     np.testing.assert_array_equal(found[0, [0, 3, 6]], cut_to[0, [0, 3, 6]])
     np.testing.assert_array_equal(found[1, [2, 5]], cut_to[1, [2, 5]])
     np.testing.assert_array_equal(found[2], state.sigma2_gs[2])
+
+
+def test_without_a_maximisation_step_only_its_sums_are_missing(
+    inputs: Inputs, state: RefinementState
+) -> None:
+    usual, lone = sums_of(inputs, state), sums_of(inputs, state, radius=None)
+    assert lone.accumulators == []
+    for field in fields(usual.estimates):
+        mine, theirs = (getattr(each.estimates, field.name) for each in (usual, lone))
+        np.testing.assert_array_equal(mine, theirs)
+    assert (lone.scored, lone.counts, lone.gaussian) == (usual.scored, usual.counts, usual.gaussian)
 
 
 def test_every_particle_is_estimated_once(inputs: Inputs, state: RefinementState) -> None:

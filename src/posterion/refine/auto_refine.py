@@ -71,7 +71,7 @@ class MapSet:
 
 def step(
     context: RefineContext, state: RefinementState, final: bool = False
-) -> tuple[RefinementState, IterationInfo, MapSet]:
+) -> tuple[RefinementState, IterationInfo, MapSet | None]:
     """Run one iteration: E-step over both halves, M-step, FSC, and the decision what comes next.
 
     Parameters
@@ -79,6 +79,10 @@ def step(
     context : the run
     state : where it stands
     final : use all particles, collect all frequencies up to Nyquist and also join the halves into one map
+
+    Returns
+    -------
+    The next state, what the iteration reports, and its maps: None where it only looked.
     """
     start = time.perf_counter()
     if final:
@@ -89,14 +93,19 @@ def step(
     margin = MAP_MARGIN_SHELLS if known else _CAUTIOUS_MARGIN_SHELLS
     radius = nyquist if final else min(state.resolution_shell + margin, nyquist)
     plan = make_plan(context, state, min(state.resolution_shell + COMPARE_MARGIN_SHELLS, radius), radius)
-    sums = ExpectationSums(context, state, plan, radius)
+    look = state.search.look
+    sums = ExpectationSums(context, state, plan, None if look else radius)
     for half in (0, 1):
-        for part in expect_half(context, state, plan, half, radius):
+        for part in expect_half(context, state, plan, half, plan.radius if look else radius):
             sums.add(part, half)
     expected = time.perf_counter()
-    maps = _maximise(context, sums, final)
-    seconds = {"expectation": expected - start, "maximisation": time.perf_counter() - expected}
-    measured = _next_state(context, state, sums, maps)
+    seconds = {"expectation": expected - start}
+    maps = None if look else _maximise(context, sums, final)
+    if maps is None:
+        measured = replace(state, iteration=state.iteration + 1, particles=sums.estimates)
+    else:
+        seconds["maximisation"] = time.perf_counter() - expected
+        measured = _next_state(context, state, sums, maps)
     info = report(context, state, measured, plan, sums, seconds)
     return decide(context, measured, state, info), info, maps
 

@@ -198,7 +198,9 @@ def seconds_left(history: Sequence[IterationInfo], n_particles: int, config: Ref
     else:
         left = usual[last.iteration :] or usual[-1:]
     scale = last.seconds["expectation"] / _search_seconds([UsualIteration(kind, last.particles)], _TYPICAL)
-    return scale * _search_seconds(left, _TYPICAL) + len(left) * last.seconds["maximisation"]
+    # A look makes no map, but what follows it does.
+    maps = next(info.seconds["maximisation"] for info in reversed(history) if info.search != "look")
+    return scale * _search_seconds(left, _TYPICAL) + len(left) * maps
 
 
 def memory_available_bytes() -> float | None:

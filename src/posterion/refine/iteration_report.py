@@ -63,7 +63,7 @@ def report(
         angle_change_deg=angle_change_deg,
         shift_change_px=shift_change_px,
         moved_share=moved_share,
-        map_change=_map_change(old, new),
+        map_change=0.0 if old.search.look else _map_change(old, new),
         scored_rotations=sums.scored / count,
         poses_scored=[count.scored / searched for count in sums.counts],
         poses_kept=[count.kept / searched for count in sums.counts],

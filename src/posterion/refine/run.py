@@ -224,7 +224,7 @@ class _Run:
         more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
         _LOG.warning("left out, see quarantine.txt: %s%s", lines[0], more)
 
-    def _step(self, checkpoint: Checkpoint, final: bool) -> tuple[Checkpoint, MapSet]:
+    def _step(self, checkpoint: Checkpoint, final: bool) -> tuple[Checkpoint, MapSet | None]:
         """One iteration, its progress shown and its line logged."""
         name = f"iteration {checkpoint.state.iteration + 1}" + (", last, all frequencies" if final else "")
         count = searched_count(self.context.half_i, 0 if final else checkpoint.state.search.subset)
@@ -321,9 +321,9 @@ def _line(info: IterationInfo) -> str:
     )
 
 
-def _result_maps(inputs: Inputs, found: MapSet, pixel_size_angstrom: float) -> ResultMaps:
+def _result_maps(inputs: Inputs, found: MapSet | None, pixel_size_angstrom: float) -> ResultMaps:
     """Join the maps to write; without a mask of the user's, one is made from the map."""
-    if found.joined is None or found.joined_unfiltered is None:
+    if found is None or found.joined is None or found.joined_unfiltered is None:
         raise RuntimeError("the last iteration gave no joined map")
     mask = inputs.mask
     if inputs.options.mask is None:

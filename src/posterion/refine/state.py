@@ -130,10 +130,11 @@ class IterationInfo:
     Attributes
     ----------
     particles : how many were searched, quarantined ones among them
-    resolution_angstrom : last shell at which the FSC inside the mask is above 0.143
+    resolution_angstrom : last shell at which the FSC inside the mask is above 0.143; of a look, which makes
+        no map, what was reached before it
     compared_to_angstrom : finest resolution at which images were compared
     moved_share : share of these particles that turned by more than two steps of the grid, to another peak
-    map_change : 1 - mean correlation per shell of the new map with the old, up to the resolution
+    map_change : 1 - mean correlation per shell of the new map with the old, up to the resolution; 0 of a look
     pmax, log_likelihood : means over particles
     effective_orientations : median over particles
     support_share : mean effective number of orientations over the number of cells of the grid
@@ -143,7 +144,7 @@ class IterationInfo:
     poses_scored, poses_kept : mean number per particle at each level of the grid search, coarse to fine
     gaussian_share : share of the particles whose posterior is a sum of Gaussians, not a grid
     diverged : particles that kept a grid because their optimiser found no peak
-    seconds : wall seconds per phase
+    seconds : wall seconds per phase: ``expectation`` and, but for a look, ``maximisation``
     """
 
     iteration: int

@@ -12,7 +12,7 @@ from posterion.inference.images import mask_area
 from posterion.inference.polar import PolarSums
 from posterion.inference.search import LevelCount, SearchPlan, total_counts
 from posterion.mapping.reconstruct import HalfSums
-from posterion.physics.fourier import disc
+from posterion.physics.fourier import Disc, disc
 from posterion.physics.projection import Accumulator
 from posterion.refine.context import RefineContext
 from posterion.refine.state import ParticleEstimates, RefinementState
@@ -32,11 +32,11 @@ class ExpectationSums:
     ----------
     context, state : the run and where it stands
     plan : how poses were searched
-    radius : highest shell collected
+    radius : highest shell collected for the maximisation step; None where none follows
 
     Attributes
     ----------
-    accumulators : numerator and weight of each half
+    accumulators : numerator and weight of each half; none without a maximisation step
     searched : images that were looked at
     estimates : of each particle
     noise_gs, count_g : residual power per shell and number of images per noise group
@@ -47,15 +47,14 @@ class ExpectationSums:
     diverged : images that kept the grid because their optimiser found no peak
     """
 
-    def __init__(self, context: RefineContext, state: RefinementState, plan: SearchPlan, radius: int) -> None:
+    def __init__(
+        self, context: RefineContext, state: RefinementState, plan: SearchPlan, radius: int | None
+    ) -> None:
         groups, shells = state.sigma2_gs.shape
-        self._context, self._sigma2_gs, self._compared = (
-            context,
-            state.sigma2_gs,
-            disc(context.box, plan.radius),
-        )
-        self._collected = disc(context.box, radius)
-        self.accumulators = [Accumulator(context.box, radius), Accumulator(context.box, radius)]
+        self._context, self._sigma2_gs = context, state.sigma2_gs
+        self._compared = disc(context.box, plan.radius)
+        self._collected = None if radius is None else disc(context.box, radius)
+        self.accumulators = [] if radius is None else [Accumulator(context.box, radius) for _ in range(2)]
         self._turned: list[PolarSums | None] = [None, None]
         self.noise_gs = np.zeros((groups, shells))
         self.count_g = np.zeros(groups)
@@ -67,11 +66,8 @@ class ExpectationSums:
 
     def add(self, part: BatchExpectation, half: int) -> None:
         """Add one batch of a half (0 or 1)."""
-        self.accumulators[half].insert(
-            part.insert_matrices, self._collected, part.numerator_mp, part.weight_mp, self._context.workers
-        )
-        if part.turned is not None:
-            self._turned[half] = part.turned.added_to(self._turned[half])
+        if self._collected is not None:
+            self._insert(part, half, self._collected)
         self.estimates.put(part)
         self._add_noise(part)
         scale_group = self._context.scale_group_i[part.index_i]
@@ -81,6 +77,13 @@ class ExpectationSums:
         self.counts = total_counts([self.counts, part.counts])
         self.gaussian += part.gaussian
         self.diverged += part.diverged
+
+    def _insert(self, part: BatchExpectation, half: int, pixels: Disc) -> None:
+        workers = self._context.workers
+        matrices, numerator_mp, weight_mp = part.insert_matrices, part.numerator_mp, part.weight_mp
+        self.accumulators[half].insert(matrices, pixels, numerator_mp, weight_mp, workers)
+        if part.turned is not None:
+            self._turned[half] = part.turned.added_to(self._turned[half])
 
     def _add_noise(self, part: BatchExpectation) -> None:
         """Add ``|y|^2 - 2 y.R + |R|^2`` per shell, of masked images, scaled to the whole image's area."""
