@@ -61,6 +61,15 @@ def test_other_settings_begin_anew(tmp_path: Path) -> None:
     assert process_all(other, work, stage="testing", threads=1).resumed == 3
 
 
+def test_a_failure_leaves_no_record_of_other_settings(tmp_path: Path) -> None:
+    """Nor its own, from before a product was lost; that of another job stays."""
+    first, other = jobs(tmp_path, {"a": 1}, 2), jobs(tmp_path, {"a": 2}, 2)
+    process_all(first, Counting(first, [10, 20]), stage="testing", threads=1)
+    outcome = process_all(other, Counting(other, [10, -1]), stage="testing", threads=1)
+    assert outcome.records == ({"value": 10}, None)
+    assert [job.record_path.exists() for job in other] == [True, False]
+
+
 def test_names(tmp_path: Path) -> None:
     assert micrograph_stem(Path("a/b_01.bin.mrc.gz")) == "b_01.bin"
     two = (Path("x/a.mrc"), Path("y/a.tif"))
@@ -84,3 +93,13 @@ def test_a_folder_of_another_command(tmp_path: Path) -> None:
     claim_folder(tmp_path, "pick")
     with pytest.raises(PosterionError, match="something else than 'posterion extract'"):
         claim_folder(tmp_path, "extract")
+
+
+def test_a_table_without_a_summary_is_of_something_else(tmp_path: Path) -> None:
+    claim_folder(tmp_path, "ctf", "micrographs.star")
+    (tmp_path / "micrographs.star").touch()
+    claim_folder(tmp_path, "ctf")
+    with pytest.raises(PosterionError, match="something else than 'posterion ctf'"):
+        claim_folder(tmp_path, "ctf", "micrographs.star")
+    (tmp_path / "summary.json").write_text(json.dumps({"command": "ctf"}))
+    claim_folder(tmp_path, "ctf", "micrographs.star")

@@ -21,13 +21,13 @@ from posterion.micrographs.ctf_records import CtfRecord, micrograph_columns, pat
 from posterion.micrographs.ctf_rings import MicroscopeOptics
 from posterion.micrographs.micrograph_set import MicrographSet, micrograph_set, write_micrographs
 from posterion.micrographs.reading import read_micrograph
-from posterion.micrographs.streaming import Job, file_state, process_all
+from posterion.micrographs.streaming import Job, claim_folder, file_state, process_all
 
-__all__ = ["CtfRun", "StageProgress", "ctf"]
+__all__ = ["CtfRun", "ctf"]
 
 _LOG = logging.getLogger("posterion")
 _ALGORITHM = 1  # raised when the same settings give other numbers than before
-_SUMMARY = "summary.json"
+_SUMMARY, _TABLE = "summary.json", "micrographs.star"
 _POOR_FIT_ANGSTROM, _POOR_FIT_PX = 10.0, 4.0  # a fit that ends here may be of something else than rings
 DrawEstimate = Callable[[CtfEstimate, Path, str], None]
 
@@ -97,7 +97,7 @@ def ctf(
         Nothing can be begun: no such micrographs, no pixel size, a folder that holds something else.
     """
     folder, options = Path(output), options or CtfOptions()
-    _claim(folder)
+    claim_folder(folder, "ctf", _TABLE)
     micrographs = micrograph_set(sources, supplement)
     fits = _fits(micrographs, folder, options, patches, draw is not None)
     drawing = Lock()
@@ -141,17 +141,6 @@ class _Fit:
         }
         products = () if self.figure_path is None else (self.figure_path,)
         return Job(str(self.path), settings, self.record_path, products)
-
-
-def _claim(folder: Path) -> None:
-    try:
-        summary = json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        summary = {"command": "ctf"} if not (folder / "micrographs.star").exists() else {}
-    if not isinstance(summary, dict) or summary.get("command") != "ctf":
-        raise PosterionError(
-            f"{folder} holds results of something else than 'posterion ctf'; choose another folder with -o"
-        )
 
 
 def _fits(
@@ -213,7 +202,7 @@ def _write(
 ) -> Path | None:
     """Write micrographs.star, patches.star and summary.json; return the first, where there is one."""
     fitted = {i: record for i, record in enumerate(records) if isinstance(record, CtfRecord)}
-    star_path, patch_path = folder / "micrographs.star", folder / "patches.star"
+    star_path, patch_path = folder / _TABLE, folder / "patches.star"
     summary = {
         "command": "ctf",
         "micrographs": len(records),

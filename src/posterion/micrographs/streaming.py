@@ -19,7 +19,6 @@ __all__ = [
     "Failure",
     "Job",
     "Outcome",
-    "StageProgress",
     "claim_folder",
     "file_state",
     "micrograph_stem",
@@ -85,18 +84,26 @@ def file_state(path: str | Path) -> list[Any]:
     return [absolute, status.st_size, status.st_mtime_ns]
 
 
-def claim_folder(folder: Path, command: str) -> None:
+def claim_folder(folder: Path, command: str, table: str | None = None) -> None:
     """See that a folder holds nothing of another command.
+
+    Parameters
+    ----------
+    folder : to be written to
+    command : that asks
+    table : a file that the command never leaves without a summary.json, and others may write too
 
     Raises
     ------
     PosterionError
-        Where its summary.json says that it does.
+        Where summary.json says that it does, or there is only that table.
     """
     try:
         summary = json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return
+        if table is None or not (folder / table).exists():
+            return
+        summary = {}
     except (OSError, ValueError):
         summary = {}
     if not isinstance(summary, dict) or summary.get("command") != command:
@@ -163,6 +170,8 @@ def process_all(
             settings = {"settings": dict(jobs[index].settings), "result": record}
             write_text(jobs[index].record_path, json.dumps(settings, indent=1) + "\n")
         except PosterionError as error:
+            # What other settings found there would be taken for this run's.
+            jobs[index].record_path.unlink(missing_ok=True)
             return str(error)
         return record
 

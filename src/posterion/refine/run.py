@@ -42,7 +42,7 @@ from posterion.refine.start import init
 from posterion.refine.state import IterationInfo
 from posterion.refine.subsets import searched, searched_count
 
-__all__ = ["RefineResult", "StageProgress", "refine"]
+__all__ = ["RefineResult", "refine"]
 
 _LOG = logging.getLogger("posterion")
 _TELL_TIME_AFTER = (2, 4, 8, 16)
