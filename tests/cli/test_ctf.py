@@ -42,6 +42,9 @@ def test_a_failure_is_told_and_gives_exit_code_1(micrograph: Path, tmp_path: Pat
     result = CliRunner().invoke(app, ["ctf", str(micrograph), str(flat), "-o", str(tmp_path / "out")])
     assert result.exit_code == 1, result.output
     assert "1 of 2 fitted" in result.output
+    assert (
+        "1 of 2 micrographs could not be fitted; the reasons are above and in summary.json" in result.output
+    )
     assert f"failed      {flat} is constant: all pixels are 3" in result.output
     assert len(micrograph_set([tmp_path / "out" / "micrographs.star"])) == 1
 

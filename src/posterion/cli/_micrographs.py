@@ -1,27 +1,28 @@
-"""What the commands over many micrographs share: options, and how a run that failed in part ends."""
+"""What the commands over many micrographs share: an option, and how a run that failed in part ends."""
 
 import logging
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-__all__ = ["Output", "Threads", "end_if_failed"]
+__all__ = ["MicrographThreads", "end_if_failed"]
 
-Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; made if needed.")]
-Threads = Annotated[int | None, typer.Option(help="Micrographs at a time; all cores if absent.", min=1)]
+MicrographThreads = Annotated[
+    int | None, typer.Option(help="Micrographs at a time; all cores if absent.", min=1)
+]
 
 
-def end_if_failed(failed: int, total: int, what: str) -> None:
+def end_if_failed(failed: int, total: int, what: str, reasons: str = "above and in summary.json") -> None:
     """Say how many micrographs failed, and end with exit code 1 where any did.
 
     Parameters
     ----------
     failed, total : micrographs
     what : the sentence's end, for instance "could not be picked"
+    reasons : where the user finds them
     """
     if failed:
         logging.getLogger("posterion").warning(
-            "%d of %d micrographs %s; the reasons are above and in summary.json", failed, total, what
+            "%d of %d micrographs %s; the reasons are %s", failed, total, what, reasons
         )
         raise typer.Exit(1)

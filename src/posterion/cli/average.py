@@ -6,7 +6,16 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from posterion.cli._supplement import AmplitudeContrast, Cs, Passthrough, PixelSize, Stack, Voltage
+from posterion.cli._options import (
+    AmplitudeContrast,
+    Cs,
+    Output,
+    Passthrough,
+    PixelSize,
+    Stack,
+    Threads,
+    Voltage,
+)
 from posterion.data.particles import Particles, Supplement
 from posterion.mapping.average import average as average_images
 from posterion.mapping.average import write_averages
@@ -20,12 +29,12 @@ __all__ = ["average"]
 def average(
     particles: Annotated[Path, typer.Argument(help="Particle set with poses: .star, .cs or .par.")],
     *,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; made if needed.")],
+    output: Output,
     diameter: Annotated[
         float | None,
         typer.Option("-d", "--diameter", help="Of the particle, A; 90 % of the box if absent.", min=0.0),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads; all cores if absent.", min=1)] = None,
+    threads: Threads = None,
     seed: Annotated[int, typer.Option(help="Of the half sets, where the file has none.")] = 1,
     stack: Stack = None,
     passthrough: Passthrough = None,

@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 import numpy as np
 import typer
 
-from posterion.cli._supplement import AmplitudeContrast, Cs, Passthrough, PixelSize, Stack, Voltage
+from posterion.cli._micrographs import end_if_failed
+from posterion.cli._options import (
+    AmplitudeContrast,
+    Cs,
+    Output,
+    Passthrough,
+    PixelSize,
+    Stack,
+    Threads,
+    Voltage,
+)
 from posterion.data.particles import Particles, Supplement
 from posterion.data.star import read_star
 from posterion.mapping.correct import Correction
@@ -26,7 +36,7 @@ _SHOWN = 4
 def correct(
     source: Annotated[Path, typer.Argument(help="Particles, or a STAR file of micrographs with their CTF.")],
     *,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; made if needed.")],
+    output: Output,
     how: Annotated[
         Literal["phase-flip", "wiener"], typer.Option(help="A = sgn(C) X, or A = C X / (C^2 + k).")
     ] = "phase-flip",
@@ -38,7 +48,7 @@ def correct(
         Path | None,
         typer.Option(help="k = 1/SNR: text of frequency (1/A) and SNR. Without --k and this: measured."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads; all cores if absent.", min=1)] = None,
+    threads: Threads = None,
     stack: Stack = None,
     passthrough: Passthrough = None,
     pixel_size: PixelSize = None,
@@ -92,6 +102,4 @@ def _correct_micrographs(
     pixel = micrographs.optics_of(index).pixel_size_angstrom
     before_after_figure([pair], output / "correction.png", pixel, "Before and after")
     typer.echo(f"{made.star_path}: {len(made.paths)} micrographs, {correction.how}")
-    if made.failures:
-        typer.echo(f"{len(made.failures)} of {len(micrographs)} micrographs were left out")
-        raise typer.Exit(1)
+    end_if_failed(len(made.failures), len(micrographs), "were left out", reasons="above")

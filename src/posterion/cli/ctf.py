@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from posterion.cli._micrographs import Output, Threads
+from posterion.cli._micrographs import MicrographThreads, end_if_failed
+from posterion.cli._options import Output
 from posterion.data.particles import Supplement
 from posterion.errors import PosterionError
 from posterion.micrographs.ctf_driver import CtfRun
@@ -58,7 +59,7 @@ def ctf(
     patches: Annotated[
         str | None, typer.Option(help="Fit the defocus of patches too: columns x rows, for example 4x3.")
     ] = None,
-    threads: Threads = None,
+    threads: MicrographThreads = None,
 ) -> None:
     """Estimate the CTF of micrographs from their Thon rings: defocus, astigmatism, phase shift.
 
@@ -94,7 +95,7 @@ def ctf(
         )
         logging.getLogger("posterion").info("%s of %s micrographs fitted", _fitted(run), len(run.records))
     typer.echo(_summary(run, output, time.perf_counter() - started))
-    raise typer.Exit(1 if run.failures else 0)
+    end_if_failed(len(run.failures), len(run.records), "could not be fitted")
 
 
 def _grid(text: str | None) -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from posterion.cli._options import Threads
 from posterion.report.demo import DemoResult
 from posterion.report.demo import demo as run_demo
 from posterion.report.progress import Progress, configure_logging, format_duration
@@ -14,7 +15,7 @@ __all__ = ["demo"]
 
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything.")] = Path("demo"),
-    threads: Annotated[int | None, typer.Option(help="Threads; all cores if absent.", min=1)] = None,
+    threads: Threads = None,
 ) -> None:
     """Show the main job: simulate images of an embedded model, refine them, compare with the truth.
 

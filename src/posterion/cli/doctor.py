@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from posterion.cli._supplement import AmplitudeContrast, Cs, Passthrough, PixelSize, Stack, Voltage
+from posterion.cli._options import AmplitudeContrast, Cs, Passthrough, PixelSize, Stack, Voltage
 from posterion.data.particles import Particles, Supplement
 from posterion.report.doctor import doctor as examine
 from posterion.report.progress import Progress, configure_logging

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from posterion.cli._micrographs import Output, Threads, end_if_failed
-from posterion.cli._supplement import AmplitudeContrast, Cs, PixelSize, Voltage
+from posterion.cli._micrographs import MicrographThreads, end_if_failed
+from posterion.cli._options import AmplitudeContrast, Cs, Output, PixelSize, Voltage
 from posterion.data.particles import Supplement
 from posterion.micrographs.extract_run import ExtractResult
 from posterion.micrographs.extract_run import extract as extract_particles
@@ -56,7 +56,7 @@ def extract(
     voltage: Voltage = None,
     cs: Cs = None,
     amplitude_contrast: AmplitudeContrast = None,
-    threads: Threads = None,
+    threads: MicrographThreads = None,
 ) -> None:
     """Cut particles out of micrographs: rescaled, protein white, background normalised.
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from posterion.cli._micrographs import Output, Threads, end_if_failed
-from posterion.cli._supplement import AmplitudeContrast, Cs, PixelSize, Voltage
+from posterion.cli._micrographs import MicrographThreads, end_if_failed
+from posterion.cli._options import AmplitudeContrast, Cs, Output, PixelSize, Voltage
 from posterion.data.particles import Supplement
 from posterion.errors import PosterionError
 from posterion.micrographs.pick_run import PickResult, Template
@@ -62,7 +62,7 @@ def pick(
     voltage: Voltage = None,
     cs: Cs = None,
     amplitude_contrast: AmplitudeContrast = None,
-    threads: Threads = None,
+    threads: MicrographThreads = None,
 ) -> None:
     """Find particles in micrographs, by a template or as blobs, with a threshold from the noise.
 

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from posterion.cli._supplement import AmplitudeContrast, Cs, Passthrough, PixelSize, Stack, Voltage
+from posterion.cli._options import (
+    AmplitudeContrast,
+    Cs,
+    Output,
+    Passthrough,
+    PixelSize,
+    Stack,
+    Threads,
+    Voltage,
+)
 from posterion.data.particles import Particles, Supplement
 from posterion.mapping.reconstruct import reconstruct as reconstruct_map
 from posterion.refine.folder import claim_for_reconstruction, open_folder
@@ -22,13 +31,13 @@ __all__ = ["reconstruct"]
 def reconstruct(
     particles: Annotated[Path, typer.Argument(help="Particle set with poses: .star, .cs or .par.")],
     *,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; made if needed.")],
+    output: Output,
     symmetry: Annotated[str, typer.Option(help="Point group, RELION's name.")] = "C1",
     diameter: Annotated[
         float | None,
         typer.Option("-d", "--diameter", help="Of the particle, A; 90 % of the box if absent.", min=0.0),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads; all cores if absent.", min=1)] = None,
+    threads: Threads = None,
     seed: Annotated[int, typer.Option(help="Of the half sets, where the file has none.")] = 1,
     invert_contrast: Annotated[
         bool, typer.Option("--invert-contrast", help="Particles are dark in the images.")

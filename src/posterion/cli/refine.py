@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from posterion.cli._supplement import AmplitudeContrast, Cs, Passthrough, PixelSize, Stack, Voltage
+from posterion.cli._options import (
+    AmplitudeContrast,
+    Cs,
+    Output,
+    Passthrough,
+    PixelSize,
+    Stack,
+    Threads,
+    Voltage,
+)
 from posterion.data.particles import Supplement
 from posterion.errors import PosterionError
 from posterion.refine.options import RefineOptions, read_config
@@ -29,7 +38,7 @@ def refine(
     diameter: Annotated[
         float | None, typer.Option("-d", "--diameter", help="Diameter of the particle, A.", min=0.0)
     ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; made if needed.")],
+    output: Output,
     config: Annotated[
         Path | None,
         typer.Option(help="config.toml of an earlier run; what is given beside it goes before it."),
@@ -67,7 +76,7 @@ def refine(
     reference_pixel_size: Annotated[
         float | None, typer.Option(help="Of the reference, A, in place of its header's.", min=0.01)
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads; all cores if absent.", min=1)] = None,
+    threads: Threads = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same result; 1 if absent.")] = None,
     invert_contrast: Annotated[
         bool | None, typer.Option("--invert-contrast", help="Particles are dark in the images.")

@@ -1,12 +1,23 @@
-"""Options that say what a particle file leaves unsaid, the same for every command that reads one."""
+"""Options that several commands share; most say what a particle file leaves unsaid."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-__all__ = ["AmplitudeContrast", "Cs", "Passthrough", "PixelSize", "Stack", "Voltage"]
+__all__ = [
+    "AmplitudeContrast",
+    "Cs",
+    "Output",
+    "Passthrough",
+    "PixelSize",
+    "Stack",
+    "Threads",
+    "Voltage",
+]
 
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; made if needed.")]
+Threads = Annotated[int | None, typer.Option(help="Threads; all cores if absent.", min=1)]
 Stack = Annotated[
     Path | None,
     typer.Option(
