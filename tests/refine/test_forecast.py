@@ -93,6 +93,7 @@ def test_time_left_follows_what_was_measured() -> None:
 def test_broad_posteriors_take_more_iterations_and_none_is_cheaper() -> None:
     broad = iteration(gaussian_share=0.1)
     assert seconds_left([broad], 100, CONFIG) == pytest.approx(13 * 11)
+    assert seconds_left([iteration(gaussian_share=0.5)], 100, CONFIG) == pytest.approx(13 * 11)
     late = replace(broad, iteration=20, search="local")
     assert seconds_left([late], 100, CONFIG) == pytest.approx(11)
 

@@ -1,7 +1,9 @@
 """The factor between the reference's grey scale and the images', and its sign."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ import pytest
 import posterion
 from posterion.compute import Workers
 from posterion.data.mrc import read_map
+from posterion.refine import grey_scale
+from posterion.refine.auto_refine import expect_half
 from posterion.refine.grey_scale import background_sigma2
 from posterion.refine.inputs import prepare
 from posterion.refine.start import init
@@ -29,6 +33,24 @@ def test_factor_and_its_sign(
             factors.append(init(inputs.context(workers), inputs.reference)[1])
     assert factors[0] == pytest.approx(1, rel=0.2)
     assert factors[1] == pytest.approx(-2 * factors[0], rel=1e-3)
+
+
+def test_so_many_images_are_searched_as_often_as_the_forecast_says(
+    tiny_set: Path, tiny_options: posterion.RefineOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+
+    def counted(*arguments: Any) -> Iterator[Any]:
+        parts = list(expect_half(*arguments))
+        counts.append(sum(len(part.index_i) for part in parts))
+        return iter(parts)
+
+    monkeypatch.setattr(grey_scale, "expect_half", counted)
+    monkeypatch.setattr(grey_scale, "SCALE_IMAGES", 10)
+    inputs = prepare(tiny_set / "particles.star", tiny_set / "reference.mrc", 150.0, tiny_options)
+    with Workers(1) as workers:
+        init(inputs.context(workers), inputs.reference)
+    assert counts == [10] * grey_scale.SCALE_SEARCHES
 
 
 def test_noise_from_the_background(tiny_set: Path, tiny_options: posterion.RefineOptions) -> None:

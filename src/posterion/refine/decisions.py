@@ -9,7 +9,7 @@ from posterion.refine.schedule import SearchState
 from posterion.refine.state import IterationInfo, RefinementState
 from posterion.refine.subsets import first_subset, larger_subset, largest_half
 
-__all__ = ["decide", "first_search"]
+__all__ = ["decide", "first_search", "mostly_peaks"]
 
 _SHARP_POSTERIOR = 2.5
 _BROAD_POSTERIOR, _WORTH_REFINING = 200.0, 10.0
@@ -56,7 +56,7 @@ def decide(
     search = replace(measured.search, support_share=info.support_share, best_only=best_only, newcomers=False)
     if measured.search.best_only:
         return replace(measured, stalled=0, search=search)
-    peaks = info.gaussian_share > _MOSTLY
+    peaks = mostly_peaks(info)
     unchanged = _PEAKS_UNCHANGED if peaks else _GRIDS_UNCHANGED
     improving = measured.best_shell > old.best_shell or info.map_change > unchanged
     measured = replace(measured, search=search)
@@ -67,8 +67,13 @@ def decide(
     if search.subset:
         return _decide_on_subset(context, measured, old, info)
     if peaks:
-        return _decide_on_peaks(context, measured, old, info, improving)
-    return _decide_on_grids(measured, old, info, improving)
+        return _decide_on_peaks(context, measured, info, improving)
+    return _decide_on_grids(measured, info, improving)
+
+
+def mostly_peaks(info: IterationInfo) -> bool:
+    """Tell whether most posteriors are sums of Gaussians about peaks: the schedule then goes by peaks."""
+    return info.gaussian_share > _MOSTLY
 
 
 def _fit_grid(search: SearchState, info: IterationInfo) -> SearchState:
@@ -91,8 +96,9 @@ def _decide_on_subset(
     """
     rose = measured.best_shell > old.best_shell
     if measured.resolution_shell < old.resolution_shell:
-        kept = {name: getattr(old, name) for name in ("half_maps", "tau2_s", "resolution_shell")}
-        measured = replace(measured, **kept)
+        measured = replace(
+            measured, half_maps=old.half_maps, tau2_s=old.tau2_s, resolution_shell=old.resolution_shell
+        )
     if rose and not _settled(info):
         return replace(measured, stalled=0)
     subset = larger_subset(measured.search.subset, largest_half(context.half_i))
@@ -104,11 +110,7 @@ def _settled(info: IterationInfo) -> bool:
 
 
 def _decide_on_peaks(
-    context: RefineContext,
-    measured: RefinementState,
-    old: RefinementState,
-    info: IterationInfo,
-    improving: bool,
+    context: RefineContext, measured: RefinementState, info: IterationInfo, improving: bool
 ) -> RefinementState:
     """Posteriors are peaks: they climb from where they are once poses have settled.
 
@@ -118,11 +120,12 @@ def _decide_on_peaks(
     search = measured.search
     if improving:
         return replace(measured, stalled=0, search=replace(search, local=_settled(info)))
-    if old.search.local:
+    stalled = measured.stalled + 1
+    if search.local:
         sample = _sample(context)
         search = replace(search, local=False, subset=sample, look=sample > 0)
-        return replace(measured, stalled=old.stalled + 1, search=search)
-    return replace(measured, stalled=old.stalled + 1, search=replace(search, local=True), converged=True)
+        return replace(measured, stalled=stalled, search=search)
+    return replace(measured, stalled=stalled, search=replace(search, local=True), converged=True)
 
 
 def _decide_after_look(
@@ -137,9 +140,7 @@ def _decide_after_look(
     return replace(old, iteration=measured.iteration, search=search, converged=stayed)
 
 
-def _decide_on_grids(
-    measured: RefinementState, old: RefinementState, info: IterationInfo, improving: bool
-) -> RefinementState:
+def _decide_on_grids(measured: RefinementState, info: IterationInfo, improving: bool) -> RefinementState:
     """Posteriors are grids that fit them.
 
     When neither the resolution rises nor the map changes by more than a turn of the grid does, the search
@@ -152,5 +153,5 @@ def _decide_on_grids(
         return replace(measured, stalled=0, search=replace(search, local=True))
     if search.fineness < _FINE_ENOUGH and info.effective_orientations < _WORTH_REFINING:
         return replace(measured, stalled=0, search=replace(search, fineness=2 * search.fineness))
-    stalled = old.stalled + 1
+    stalled = measured.stalled + 1
     return replace(measured, stalled=stalled, converged=stalled >= 2)

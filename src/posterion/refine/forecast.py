@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from posterion.physics.symmetry import point_group_operators
+from posterion.refine.decisions import mostly_peaks
+from posterion.refine.grey_scale import SCALE_IMAGES, SCALE_SEARCHES
 from posterion.refine.state import IterationInfo, RefineConfig
 from posterion.refine.subsets import first_subset, larger_subset
 
@@ -28,9 +30,8 @@ _BYTES_PER_VOXEL_SYMMETRIC = 130.0  # more, where sums are rotated onto each oth
 _START_SECONDS = 4.0
 _SPEEDUP = 0.9  # exponent: wall time falls as threads**0.9
 _FILES = 5
-_SCALE_IMAGES, _SCALE_STEPS = 100, 5  # what fitting the reference's grey scale searches
 _TYPICAL_BOX = 128
-_MOSTLY, _BROAD_ITERATIONS = 0.5, 15
+_BROAD_ITERATIONS = 15
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def forecast(
 
 def _cpu_seconds(n_particles: int, costs: StageCosts, usual: Sequence[UsualIteration]) -> float:
     """CPU time of the fit of the grey scale and of all iterations."""
-    fitted = min(n_particles, _SCALE_IMAGES) * _SCALE_STEPS * (costs.prepare + costs.first)
+    fitted = min(n_particles, SCALE_IMAGES) * SCALE_SEARCHES * (costs.prepare + costs.first)
     return fitted + _search_seconds(usual, costs) + len(usual) * costs.iteration
 
 
@@ -185,14 +186,14 @@ def seconds_left(history: Sequence[IterationInfo], n_particles: int, config: Ref
 
     Parameters
     ----------
-    history : finished iterations, at least one
+    history : finished iterations, at least two: the first one's search is unlike all others
     n_particles : of the set
     config : of the run
     """
     last = history[-1]
     usual = usual_iterations(n_particles, config.subset, config.max_iterations)
-    kind = "local" if last.search == "local" else "first" if last.iteration == 1 else "everywhere"
-    if last.gaussian_share < _MOSTLY:
+    kind = "local" if last.search == "local" else "everywhere"
+    if not mostly_peaks(last):
         more = max(min(_BROAD_ITERATIONS, config.max_iterations + 1) - last.iteration, 1)
         left: Sequence[UsualIteration] = [UsualIteration(kind, n_particles)] * more
     else:

@@ -14,11 +14,13 @@ from posterion.refine.context import RefineContext
 from posterion.refine.plan import make_plan
 from posterion.refine.state import ParticleEstimates, RefinementState
 
-__all__ = ["background_sigma2", "fit_grey_scale"]
+__all__ = ["SCALE_IMAGES", "SCALE_SEARCHES", "background_sigma2", "fit_grey_scale"]
 
 _NOISE_IMAGES = 1000
-_SCALE_IMAGES = 100
-_EM_ROUNDS = 3
+_SIGNS, _EM_ROUNDS = (1.0, -1.0), 3
+SCALE_IMAGES, SCALE_SEARCHES = 100, len(_SIGNS) + _EM_ROUNDS
+"""Images to which the reference's grey scale is fitted, and how often each of them is searched."""
+
 _CLEAR_ERRORS = 5.0
 
 
@@ -68,7 +70,7 @@ def fit_grey_scale(context: RefineContext, state: RefinementState) -> tuple[floa
     support_share : mean effective number of rotations of the posteriors over the number of cells of their
         grid
     """
-    chosen = _spread(np.arange(len(context.particles)), _SCALE_IMAGES)
+    chosen = _spread(np.arange(len(context.particles)), SCALE_IMAGES)
     few = replace(
         context,
         particles=context.particles[chosen],
@@ -78,7 +80,7 @@ def fit_grey_scale(context: RefineContext, state: RefinementState) -> tuple[floa
         observer=None,
     )
     trial = replace(state, particles=ParticleEstimates.empty(len(chosen)))
-    parts, negative = (_expected(few, trial, "projection-matching", sign)[0] for sign in (1.0, -1.0))
+    parts, negative = (_expected(few, trial, "projection-matching", sign)[0] for sign in _SIGNS)
     factor, share = _ratio(parts), 0.0
     if _explain_better(negative, parts):
         factor = -_ratio(negative)
