@@ -3,6 +3,7 @@
 import json
 import runpy
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from posterion.inference.exhaustive import SharedGrid, dense_log_prob
 from posterion.inference.expectation import expect_batch
 from posterion.inference.search import Level
 from posterion.physics.projection import FourierVolume
+from posterion.refine.schedule import SearchState
 from posterion.report.bench import (
     BenchOptions,
     BenchReport,
@@ -23,9 +25,12 @@ from posterion.report.bench import (
     lecture_operations,
     operation_counts,
 )
+from posterion.report.bench_stages import bench_problem, radii
 
 SMALL = runpy.run_path(str(Path(__file__).parents[1] / "references" / "small_problem.py"))
 TINY = BenchOptions(n_particles=1000, box_px=24, diameter_angstrom=150.0, symmetry="D4", images=4)
+FINE = replace(TINY, box_px=32, symmetry="O", resolution_angstrom=2 * 1.2 * 150 / 32)
+AUTO_REFINE = import_module("posterion.refine.auto_refine")  # the package has a function `refine`
 
 
 def half_disc(radius: int) -> int:
@@ -37,6 +42,11 @@ def half_disc(radius: int) -> int:
 @pytest.fixture(scope="module")
 def report() -> BenchReport:
     return bench(TINY)
+
+
+@pytest.fixture(scope="module")
+def harmonic_report() -> BenchReport:
+    return bench(FINE)
 
 
 def test_formula_of_the_lecture() -> None:
@@ -128,8 +138,65 @@ def test_run_is_the_sum_of_its_iterations(report: BenchReport) -> None:
     assert report.costs.local == report.searches["local"].ragged
 
 
+def test_broad_posteriors_of_a_fine_grid_go_by_harmonics(harmonic_report: BenchReport) -> None:
+    """At 7.5 degrees: 48 turns in the plane, by 21 shifts within 2.5 px."""
+    searches = harmonic_report.searches
+    broad = searches["broad"]
+    assert (broad.radius, broad.collected) == (12, 15)
+    once = [kind for kind, times in searches.items() if times.operations.once]
+    assert once == ["everywhere", "broad"], (
+        "of O's cells 7.5 degrees leave so few that no other level is needed"
+    )
+    assert broad.by_harmonics
+    assert broad.operations.pairs % (48 * 21) == 0
+    assert 1536 * 21 <= broad.operations.pairs <= 2 * 1536 * 21, (
+        "O has 1,536 cells, some are cut by its planes"
+    )
+    assert (broad.operations.inserted, broad.dense) == (0, 0)
+    assert broad.support_share > 0.01
+    narrow = searches["local"]
+    assert (narrow.by_harmonics, narrow.harmonic, narrow.sums_bytes) == (False, 0, 0)
+    rows = [line for line in harmonic_report.to_text().splitlines() if "dense pass, by harmonics" in line]
+    assert len(rows) == 1
+    assert rows[0].split()[-2] == "-"
+
+
+def test_weak_images_are_predicted_from_broad_searches(harmonic_report: BenchReport) -> None:
+    """Three of seven iterations are dearer, all have dearer references and the insertion of harmonics."""
+    found = harmonic_report
+    broad, late = found.searches["broad"], found.searches["everywhere"]
+    dearer = broad.image - found.costs.prepare - late.search - found.costs.insert
+    rest = 2 * (broad.shared + broad.once - late.shared - late.once)
+    assert found.weak_forecast.cpu_seconds - found.forecast.cpu_seconds == pytest.approx(
+        3 * 1000 * dearer + 7 * rest
+    )
+    assert found.weak_forecast.memory_bytes == found.forecast.memory_bytes + 2**27
+    images = 1000 * (broad.operations.total - late.operations.total)
+    more = 3 * (images + 2 * (broad.operations.once - late.operations.once))
+    assert found.weak_operations - found.operations == pytest.approx(more)
+
+
+@pytest.mark.parametrize("search", [SearchState(), SearchState(support_share=0.02)])
+def test_shells_are_those_of_a_refinement(search: SearchState, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `step` asks a plan for, just before it starts."""
+    asked: list[tuple[int, int]] = []
+
+    def record(context: object, state: object, *shells: int) -> None:
+        asked.append((shells[0], shells[1]))
+        raise InterruptedError
+
+    monkeypatch.setattr(AUTO_REFINE, "make_plan", record)
+    with bench_problem(64, 4.0, 150.0, "C1", 16.0, 2) as made:
+        state = replace(made.late, search=search)
+        with pytest.raises(InterruptedError):
+            AUTO_REFINE.step(made.context, state)
+        assert asked == [radii(made.context, state)]
+
+
 def test_report_in_words_and_as_json(report: BenchReport) -> None:
     text, record = report.to_text(), json.loads(report.to_json())
+    assert "go by pixels" in text
+    assert "dense pass, by harmonics" not in text
     assert "(pi^3/8) t^2 n^5 N + pi n^4 + N n^2" in text
     assert "1,000 particles" in text
     assert f"{report.lecture.total:.2g}" in text
@@ -143,8 +210,8 @@ def test_report_in_words_and_as_json(report: BenchReport) -> None:
     [
         ({"box_px": 25}, "--box 25: expected an even number"),
         ({"box_px": 8}, "from 16 to 1024"),
-        ({"n_particles": 0}, "at least 1"),
-        ({"threads": 0}, "at least 1"),
+        ({"n_particles": 0}, "--particles 0: expected at least 1"),
+        ({"threads": 0}, "--threads 0: expected at least 1"),
         ({"images": 1}, "at least 2"),
         ({"symmetry": "Q3"}, "Q3"),
         ({"pixel_size_angstrom": 1.0}, "does not fit the box"),

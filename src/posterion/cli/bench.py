@@ -34,7 +34,9 @@ def bench(
 ) -> None:
     """Time the stages of a refinement on this machine; predict time and memory of a whole run.
 
-    Takes up to a minute at box 128. Operations are counted beside the lecture's formula for brute force.
+    Takes up to a minute at box 128. Two predictions: for images whose poses become sharp, and for weak ones,
+    which keep many orientations in question. Operations are counted beside the lecture's formula for brute
+    force.
     """
     configure_logging()
     options = BenchOptions(

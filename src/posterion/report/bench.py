@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from posterion.errors import PosterionError
@@ -18,6 +18,7 @@ from posterion.refine.forecast import (
     usual_iterations,
 )
 from posterion.refine.options import RefineOptions, resolve
+from posterion.refine.state import RefineConfig
 from posterion.report.bench_operations import (
     Climbed,
     Compared,
@@ -27,7 +28,14 @@ from posterion.report.bench_operations import (
     lecture_operations,
     operation_counts,
 )
-from posterion.report.bench_stages import SearchTimes, bench_problem, gemm_rate, time_search, time_solve
+from posterion.report.bench_stages import (
+    SearchTimes,
+    bench_problem,
+    broad_problem,
+    gemm_rate,
+    time_search,
+    time_solve,
+)
 from posterion.report.progress import NullProgress, format_duration
 
 __all__ = [
@@ -46,7 +54,15 @@ __all__ = [
 _SMALLEST_BOX, _LARGEST_BOX = 16, 1024
 _BOX_OVER_DIAMETER = 1.2
 _RESOLUTION_SHARE = 0.55  # of Nyquist: what usual sets reach
-_KINDS = {"first": "first iteration", "everywhere": "later, all orientations", "local": "later, local"}
+_USUAL = ("first", "everywhere", "local")
+_KINDS = {
+    "first": "first iteration, from the starting map",
+    "everywhere": "later, over all orientations",
+    "local": "later, about the last poses",
+    "broad": "while posteriors cover more than 1 % of all orientations, as those of weak images do",
+}
+_LABEL, _COLUMN = 34, 12
+_LISTS_BYTES = 2**27  # what a thread holds of lists of poses, once a grid is too fine to be scored whole
 
 
 @dataclass(frozen=True)
@@ -93,10 +109,13 @@ class BenchReport:
     ----------
     options : what was asked
     gemm_per_second : multiply-adds per second of one core's float32 matrix product
-    searches : stages of the three kinds of iterations
+    searches : stages of the four kinds of iterations
     costs : the same as the forecast takes them
     forecast : of the whole run
+    weak_costs, weak_forecast : where posteriors are broad in all iterations between the first and the local
+        ones
     lecture : operations of brute force for the same set
+    solve : CPU seconds of each iteration's maps
     """
 
     options: BenchOptions
@@ -104,13 +123,27 @@ class BenchReport:
     searches: dict[str, SearchTimes]
     costs: StageCosts
     forecast: Forecast
+    weak_costs: StageCosts
+    weak_forecast: Forecast
     lecture: LectureCount
+    solve: float
 
     @property
     def operations(self) -> float:
         """Multiply-adds of all iterations on all images, from those counted in each kind of iteration."""
-        each = {name: times.operations.total for name, times in self.searches.items()}
-        return float(sum(usual.images * each[usual.kind] for usual in self.iterations))
+        return self._operations({})
+
+    @property
+    def weak_operations(self) -> float:
+        """The same where posteriors are broad in all iterations between the first and the local ones."""
+        return self._operations({"everywhere": "broad"})
+
+    def _operations(self, instead: dict[str, str]) -> float:
+        total = 0.0
+        for usual in self.iterations:
+            counts = self.searches[instead.get(usual.kind, usual.kind)].operations
+            total += usual.images * counts.total + 2 * counts.once
+        return total
 
     @property
     def iterations(self) -> tuple[UsualIteration, ...]:
@@ -125,7 +158,7 @@ class BenchReport:
             "resolution_angstrom": self.options.resolution,
         }
         record["iterations"] = [asdict(usual) for usual in self.iterations]
-        record["operations"] = self.operations
+        record["operations"], record["weak_operations"] = self.operations, self.weak_operations
         record["lecture"] |= {"cpu_years": self.lecture.cpu_years()}
         return json.dumps(record, indent=1)
 
@@ -133,6 +166,11 @@ class BenchReport:
         """Tables for people."""
         parts = (self._head(), self._stages(), self._counts(), self._prediction(), self._lecture())
         return "\n\n".join("\n".join(part) for part in parts)
+
+    @property
+    def by_harmonics(self) -> bool:
+        """Whether `refine` takes the dense pass by harmonics in any of these iterations."""
+        return any(times.by_harmonics for times in self.searches.values())
 
     def _head(self) -> Iterator[str]:
         o = self.options
@@ -142,37 +180,70 @@ class BenchReport:
         )
         billions = self.gemm_per_second / 1e9
         yield f"one core's float32 matrix product: {billions:.0f} billion multiply-adds a second"
+        yield ""
+        yield "iterations:"
+        yield from (f"  {kind:<12}{words}" for kind, words in _KINDS.items())
+
+    def _row(self, label: str, values: Iterable[str]) -> str:
+        return f"{label:<{_LABEL}}" + "".join(f"{value:>{_COLUMN}}" for value in values)
 
     def _stages(self) -> Iterator[str]:
-        yield f"{'CPU ms per image, one core':<28}{''.join(f'{name:>26}' for name in _KINDS.values())}"
-        rows = {"image preparation": "prepare", "dense pass, shared grid": "dense"}
-        rows |= {"from there to the posterior": "ragged", "insertion": "insert"}
+        yield self._row("CPU ms per image, one core", _KINDS)
+        rows = {"image preparation": "prepare", "dense pass, by pixels": "dense"}
+        rows |= {"dense pass, by harmonics": "harmonic"} if self.by_harmonics else {}
+        rows |= {"from there to the insertion": "ragged", "insertion": "insert", "together": "image"}
         for label, name in rows.items():
-            values = (1e3 * getattr(self.searches[kind], name) for kind in _KINDS)
-            yield f"{label:<28}" + "".join(f"{value:>26.2f}" for value in values)
-        radii = (f"{self.searches[kind].radius} / {self.searches[kind].collected}" for kind in _KINDS)
-        yield f"{'compared / collected, px':<28}" + "".join(f"{radius:>26}" for radius in radii)
-        yield f"each iteration besides, maps of both halves: {self.costs.iteration:.2f} CPU-s"
+            values = (getattr(self.searches[kind], name) for kind in _KINDS)
+            passed = {"dense", "harmonic"} & {name}
+            yield self._row(label, ("-" if passed and not v else f"{1e3 * v:.2f}" for v in values))
+        radii = (f"{times.radius} / {times.collected}" for times in self.searches.values())
+        yield self._row("compared / collected, px", radii)
+        shares = (f"{100 * times.support_share:.2g}" for times in self.searches.values())
+        yield self._row("orientations in a posterior, %", shares)
+        if not self.searches["broad"].by_harmonics:
+            yield "broad ones go by pixels: harmonics want a finer grid, or smaller sums"
+        yield ""
+        yield self._row("CPU s per iteration, both halves", _KINDS)
+        rows = {"slices of the references": "shared"}
+        rows |= {"insertion of harmonics": "once"} if self.by_harmonics else {}
+        for label, name in rows.items():
+            values = (2 * getattr(self.searches[kind], name) for kind in _KINDS)
+            yield self._row(label, (f"{value:.2f}" for value in values))
+        yield self._row("maps", [f"{self.solve:.2f}"] * len(_KINDS))
 
     def _counts(self) -> Iterator[str]:
-        yield f"{'counted, per image':<28}{''.join(f'{name:>26}' for name in _KINDS.values())}"
+        yield self._row("counted, per image", _KINDS)
         rows = {"poses scored": "pairs", "  of them with derivatives": "climbed"}
         rows |= {"samples interpolated": "gathered", "samples inserted": "inserted"}
         rows |= {"multiply-adds: scoring": "scoring", "  interpolation": "slicing"}
+        harmonics = {"  rings and their harmonics": "rings", "  sums under the posterior": "posterior"}
+        rows |= harmonics if self.by_harmonics else {}
         rows |= {"  climbing": "climbing", "  insertion": "insertion", "  together": "total"}
         for label, name in rows.items():
             values = (getattr(self.searches[kind].operations, name) for kind in _KINDS)
-            yield f"{label:<28}" + "".join(f"{value:>26.3g}" for value in values)
+            yield self._row(label, (f"{value:.3g}" for value in values))
+        if self.by_harmonics:
+            once = (2 * times.operations.once for times in self.searches.values())
+            yield self._row("insertion, once an iteration", (f"{value:.3g}" for value in once))
 
     def _prediction(self) -> Iterator[str]:
-        o, need = self.options, self.forecast
-        images = {kind: sum(u.images for u in self.iterations if u.kind == kind) for kind in _KINDS}
+        o = self.options
+        images = {kind: sum(u.images for u in self.iterations if u.kind == kind) for kind in _USUAL}
         searched = {kind: count / o.n_particles for kind, count in images.items()}
+        yield f"{o.n_particles:,} particles, {len(self.iterations)} iterations, to a factor of two:"
+        yield from self._needs(self.forecast)
         yield (
-            f"{o.n_particles:,} particles, {len(self.iterations)} iterations, in which an image is searched "
-            f"{searched['first']:.2g} times in a first one, {searched['everywhere']:.2g} times over all "
-            f"orientations, {searched['local']:.2g} times locally; to a factor of two:"
+            f"  an image is searched {searched['first']:.2g} times in a first iteration, "
+            f"{searched['everywhere']:.2g} times everywhere, {searched['local']:.2g} times locally"
         )
+        yield ""
+        yield "the same of weak images, whose posteriors stay broad until the search is local:"
+        yield from self._needs(self.weak_forecast)
+        more = o.n_particles * self.searches["broad"].image + self.weak_costs.iteration
+        yield f"  and while they stay broad {format_duration(more)} of CPU time for each further iteration"
+
+    def _needs(self, need: Forecast) -> Iterator[str]:
+        o = self.options
         yield (
             f"  CPU time {format_duration(need.cpu_seconds)}, "
             f"{need.cpu_seconds / o.n_particles:.3f} CPU-s per particle"
@@ -195,6 +266,8 @@ class BenchReport:
             f"  this program, all iterations, from the counts above: {self.operations:.2g}, "
             f"{count.total / self.operations:.2g} times fewer"
         )
+        weak = self.weak_operations
+        yield f"  the same of weak images: {weak:.2g}, {count.total / weak:.2g} times fewer"
 
 
 def bench(options: BenchOptions | None = None, progress: type[NullProgress] = NullProgress) -> BenchReport:
@@ -202,6 +275,7 @@ def bench(options: BenchOptions | None = None, progress: type[NullProgress] = Nu
 
     The images are of the embedded assembly, scaled to the diameter and symmetrised, SNR 0.1. The first
     iteration is timed from the low-passed reference, late ones with the true map at the wanted resolution.
+    Iterations with broad posteriors are timed on images of SNR 0.001 with the true map at half of that.
 
     Parameters
     ----------
@@ -215,27 +289,43 @@ def bench(options: BenchOptions | None = None, progress: type[NullProgress] = Nu
     """
     options = options or BenchOptions()
     _check(options)
-    problem = (options.box_px, options.pixel_size, options.diameter_angstrom, options.symmetry)
-    with (
-        progress("bench", 3 + len(_KINDS), "stages") as stage,
-        bench_problem(*problem, options.resolution, options.images) as made,
-    ):
-        stage.advance()
-        states = dict(zip(_KINDS, (made.first, made.late, made.local), strict=True))
-        for state in states.values():
-            time_search(made.context, state, images=2)  # compiles and loads what is not timed
-        searches = {}
-        for kind, state in states.items():
-            searches[kind] = time_search(made.context, state)
+    problem = options.box_px, options.pixel_size, options.diameter_angstrom, options.symmetry
+    set_ = *problem, options.resolution, options.images
+    searches: dict[str, SearchTimes] = {}
+    with progress("bench", 3 + len(_KINDS), "stages") as stage:
+        with bench_problem(*set_) as made:
             stage.advance()
-        solve = time_solve(made.context, searches["local"].collected)
+            for kind, state in zip(_USUAL, (made.first, made.late, made.local), strict=True):
+                time_search(made.context, state, images=2)  # compiles and loads what is not timed
+                searches[kind] = time_search(made.context, state)
+                stage.advance()
+            solve = time_solve(made.context, searches["local"].collected)
+            config = made.context.config
+        with broad_problem(*set_) as (context, state):
+            time_search(context, state, images=2)
+            searches["broad"] = time_search(context, state)
+            stage.advance()
         stage.advance()
         rate = gemm_rate()
         stage.advance()
-        costs = _costs(searches, solve)
-        need = forecast(options.n_particles, options.box_px, made.context.config, options.threads, costs)
-    lecture = lecture_operations(options.n_particles, options.box_px)
-    return BenchReport(options, rate, searches, costs, need, lecture)
+    return _report(options, config, rate, searches, solve)
+
+
+def _report(
+    options: BenchOptions, config: RefineConfig, rate: float, searches: dict[str, SearchTimes], solve: float
+) -> BenchReport:
+    """Predict from what was measured."""
+    costs = _costs(searches, solve)
+    weak = _weak_costs(searches["broad"], costs, solve)
+    size = options.n_particles, options.box_px
+    need = forecast(*size, config, options.threads, costs)
+    weak_need = forecast(*size, config, options.threads, weak)
+    # Broad posteriors fill batches: with sums by harmonics, or in the last iteration with lists of poses.
+    memory = weak_need.memory_bytes + options.threads * max(_LISTS_BYTES, searches["broad"].sums_bytes)
+    weak_need = replace(weak_need, memory_bytes=memory)
+    return BenchReport(
+        options, rate, searches, costs, need, weak, weak_need, lecture_operations(*size), solve
+    )
 
 
 def _costs(searches: dict[str, SearchTimes], solve: float) -> StageCosts:
@@ -246,9 +336,15 @@ def _costs(searches: dict[str, SearchTimes], solve: float) -> StageCosts:
         first=searches["first"].search,
         everywhere=late.search,
         local=searches["local"].search,
-        insert=max(times.insert for times in searches.values()),
-        iteration=2 * late.shared + solve,
+        insert=max(searches[kind].insert for kind in _USUAL),
+        iteration=2 * (late.shared + late.once) + solve,
     )
+
+
+def _weak_costs(broad: SearchTimes, usual: StageCosts, solve: float) -> StageCosts:
+    """Put broad searches in the place of usual ones; what they prepare and insert more counts as search."""
+    search = max(broad.image - usual.prepare - usual.insert, 0.0)
+    return replace(usual, everywhere=search, iteration=2 * (broad.shared + broad.once) + solve)
 
 
 def _check(options: BenchOptions) -> None:
@@ -259,10 +355,11 @@ def _check(options: BenchOptions) -> None:
         raise PosterionError(
             f"--box {box}: expected an even number of pixels from {_SMALLEST_BOX} to {_LARGEST_BOX}"
         )
-    if min(options.n_particles, options.threads) < 1 or options.images < 2:
-        raise PosterionError(
-            "--particles and --threads must be at least 1, the images to time at least 2, one for each half"
-        )
+    for option, count in (("--particles", options.n_particles), ("--threads", options.threads)):
+        if count < 1:
+            raise PosterionError(f"{option} {count}: expected at least 1")
+    if options.images < 2:
+        raise PosterionError(f"images to time, {options.images}: expected at least 2, one for each half set")
     resolve(RefineOptions(symmetry=options.symmetry), options.diameter_angstrom, box, pixel)
     if not 2 * pixel <= resolution <= box * pixel / 4:
         raise PosterionError(

@@ -14,6 +14,7 @@ from posterion.inference.likelihood import Real, Score
 from posterion.inference.search import SearchPlan
 from posterion.physics.fourier import Disc
 from posterion.physics.projection import FourierVolume
+from posterion.report.bench_harmonics import HarmonicCounts
 
 __all__ = [
     "Climbed",
@@ -32,6 +33,7 @@ _CROSS, _NORM = 2, 1  # real part of a complex product; a product of real number
 # One coefficient of a pose scored with its derivatives, as `kernels/bodies.py` has it: position 9, value and
 # slopes 44, shift 8, derivatives along two directions 20, sums 51.
 _CLIMB = 9 + 44 + 8 + 20 + 51
+_NO_HARMONICS = HarmonicCounts()
 _SECONDS_PER_YEAR = 365.25 * 86400
 _LECTURE_RATE = 1e9  # operations per second that make the lecture's 6e17 its 19 CPU-years
 
@@ -123,6 +125,9 @@ class OperationCounts:
     pairs : poses scored per image
     climbed : those of them with derivatives
     gathered, inserted : samples per image
+    rings, posterior : by harmonics only, see `posterion.report.bench_harmonics.HarmonicCounts`; there
+        ``scoring`` and ``pairs`` hold those by harmonics too
+    once : not per image but per iteration and half, insertion of what harmonics summed
     """
 
     scoring: float
@@ -133,15 +138,22 @@ class OperationCounts:
     climbed: float
     gathered: float
     inserted: float
+    rings: float = 0.0
+    posterior: float = 0.0
+    once: float = 0.0
 
     @property
     def total(self) -> float:
         """All multiply-adds of an image."""
-        return self.scoring + self.slicing + self.climbing + self.insertion
+        return self.scoring + self.slicing + self.climbing + self.insertion + self.rings + self.posterior
 
 
 def operation_counts(
-    compared: Sequence[Compared], images: int, inserted_samples: int = 0, climbed: Climbed = Climbed()
+    compared: Sequence[Compared],
+    images: int,
+    inserted_samples: int = 0,
+    climbed: Climbed = Climbed(),
+    harmonics: HarmonicCounts = _NO_HARMONICS,
 ) -> OperationCounts:
     """Turn counts of what was compared and inserted into multiply-adds per image.
 
@@ -154,18 +166,24 @@ def operation_counts(
     images : over how many images
     inserted_samples : coefficients of slices added to the map's sums
     climbed : what was compared while climbing
+    harmonics : what was compared by harmonics
     """
-    scoring = sum((_CROSS * level.pairs + _NORM * level.norms) * level.pixels for level in compared)
+    scoring = harmonics.scoring + sum(
+        (_CROSS * level.pairs + _NORM * level.norms) * level.pixels for level in compared
+    )
     sliced = sum(level.slices * level.pixels for level in compared)
     return OperationCounts(
         scoring=scoring / images,
         slicing=_GATHER * sliced / images,
         climbing=_CLIMB * climbed.samples / images,
         insertion=_SCATTER * inserted_samples / images,
-        pairs=(sum(level.pairs for level in compared) + climbed.poses) / images,
+        pairs=(sum(level.pairs for level in compared) + climbed.poses + harmonics.pairs) / images,
         climbed=climbed.poses / images,
         gathered=(sliced + climbed.samples) / images,
         inserted=inserted_samples / images,
+        rings=harmonics.rings / images,
+        posterior=harmonics.posterior / images,
+        once=harmonics.insertion,
     )
 
 

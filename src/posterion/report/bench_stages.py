@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,30 +19,46 @@ from posterion.inference.exhaustive import SharedGrid, dense_log_prob
 from posterion.inference.expectation import BatchExpectation, expect_batch
 from posterion.inference.images import ImageBatch, NoiseModel, prepare_images
 from posterion.inference.local import LastPoses
+from posterion.inference.polar import PolarReference, PolarSums, polar_log_prob
 from posterion.inference.search import SearchPlan
 from posterion.mapping.masks import low_pass
 from posterion.mapping.reconstruct import HalfSums
 from posterion.physics.atomic_model import map_from_atoms
 from posterion.physics.fourier import disc
 from posterion.physics.phantom import phantom_atoms
+from posterion.physics.polar import PolarGrid
 from posterion.physics.projection import Accumulator, FourierVolume
 from posterion.physics.simulate import SimulationOptions, simulate
 from posterion.physics.symmetry import point_group_operators
 from posterion.refine.context import RefineContext
+from posterion.refine.first_level import first_level, polar_grids
 from posterion.refine.inputs import prepare
 from posterion.refine.options import RefineOptions
 from posterion.refine.plan import make_plan
-from posterion.refine.schedule import COMPARE_MARGIN_SHELLS, MAP_MARGIN_SHELLS
+from posterion.refine.schedule import COMPARE_MARGIN_SHELLS, MAP_MARGIN_SHELLS, SearchState
 from posterion.refine.start import init
 from posterion.refine.state import ParticleEstimates, RefinementState
+from posterion.report.bench_harmonics import HarmonicCounts, counted, harmonic_counts
 from posterion.report.bench_operations import Climbed, OperationCounts, Tally, operation_counts
 
-__all__ = ["BenchProblem", "SearchTimes", "bench_problem", "gemm_rate", "time_search", "time_solve"]
+__all__ = [
+    "BenchProblem",
+    "SearchTimes",
+    "bench_problem",
+    "broad_problem",
+    "gemm_rate",
+    "radii",
+    "time_search",
+    "time_solve",
+]
 
 _PHANTOM_ANGSTROM = 150.0  # what the embedded assembly fits into
 _SOLVES = 4
 _SHIFT_SD_PX = 2.0
-_BATCH = 8
+_SNR, _WEAK_SNR, _WEAK_AT_PX = 0.1, 0.001, 128
+_BROAD_SHARE, _BROAD_MARGIN_SHELLS = 0.01, 10  # where posteriors are broad, and what is collected there
+_BROAD_RESOLUTION = 2.0  # times that of late iterations
+_BATCH, _BATCH_BY_HARMONICS, _SCORED_TOGETHER = 8, 128, 4
 _GEMM_SHAPE = 1344, 1256, 4608
 
 
@@ -74,9 +90,13 @@ class SearchTimes:
     Attributes
     ----------
     radius, collected : highest shells compared and added to the map, Fourier pixels
-    prepare, dense, ragged, insert : per image; the dense pass over the shared grid (0 where there is none),
-        then all from there to the posterior, and insertion
+    prepare, dense, harmonic, ragged, insert : per image; the dense pass over the shared grid, by pixels or by
+        harmonics (0 where it is not taken), then all from there to the posterior, by harmonics its sums for
+        the M-step too, and insertion
     shared : per iteration and half: the volume's transform and its slices on the shared grid
+    once : per iteration and half: insertion of what all images have summed by harmonics
+    sums_bytes : memory of those sums, which every thread has of its batch
+    support_share : mean effective number of orientations of the posteriors over the number of cells
     operations : per image
     """
 
@@ -84,15 +104,29 @@ class SearchTimes:
     collected: int
     prepare: float
     dense: float
+    harmonic: float
     ragged: float
     insert: float
     shared: float
+    once: float
+    sums_bytes: int
+    support_share: float
     operations: OperationCounts
 
     @property
     def search(self) -> float:
         """CPU seconds per image of the whole search."""
-        return self.dense + self.ragged
+        return self.dense + self.harmonic + self.ragged
+
+    @property
+    def by_harmonics(self) -> bool:
+        """Whether the dense pass went by harmonics."""
+        return self.operations.rings > 0
+
+    @property
+    def image(self) -> float:
+        """CPU seconds per image, all together."""
+        return self.prepare + self.search + self.insert
 
 
 class _Clock:
@@ -151,8 +185,48 @@ def bench_problem(
     resolution_angstrom : of the late state's map
     images : how many
     """
+    size = box_px, pixel_size_angstrom, diameter_angstrom
+    with _simulated(*size, point_group, resolution_angstrom, (images, _SNR)) as (context, first, late):
+        yield BenchProblem(context, first, late)
+
+
+@contextmanager
+def broad_problem(
+    box_px: int,
+    pixel_size_angstrom: float,
+    diameter_angstrom: float,
+    point_group: str,
+    resolution_angstrom: float,
+    images: int,
+) -> Iterator[tuple[RefineContext, RefinementState]]:
+    """Simulate a weak set and its state at half the resolution, where posteriors are broad.
+
+    The SNR is 0.001 at box 128, at other boxes that of the same images sampled otherwise.
+
+    Parameters
+    ----------
+    box_px, pixel_size_angstrom, diameter_angstrom, point_group, resolution_angstrom, images : as for
+        `bench_problem`
+    """
+    size = box_px, pixel_size_angstrom, diameter_angstrom
+    reached = min(_BROAD_RESOLUTION * resolution_angstrom, box_px * pixel_size_angstrom / 4)
+    snr = _WEAK_SNR * (_WEAK_AT_PX / box_px) ** 2
+    with _simulated(*size, point_group, reached, (images, snr)) as (context, _, late):
+        yield context, replace(late, search=replace(late.search, support_share=2 * _BROAD_SHARE))
+
+
+@contextmanager
+def _simulated(
+    box_px: int,
+    pixel_size_angstrom: float,
+    diameter_angstrom: float,
+    point_group: str,
+    resolution_angstrom: float,
+    images_and_snr: tuple[int, float],
+) -> Iterator[tuple[RefineContext, RefinementState, RefinementState]]:
+    """Simulate a set; its first state, and one with the true map at a resolution and the true poses."""
     density = _density(box_px, point_group)
-    options = SimulationOptions(images, snr=0.1, shift_sd_angstrom=_SHIFT_SD_PX * pixel_size_angstrom)
+    options = SimulationOptions(*images_and_snr, shift_sd_angstrom=_SHIFT_SD_PX * pixel_size_angstrom)
     with TemporaryDirectory() as folder, Workers(1) as workers:
         made = simulate([density], pixel_size_angstrom, Path(folder) / "images", options)
         refine_options = RefineOptions(symmetry=point_group, threads=1)
@@ -160,8 +234,7 @@ def bench_problem(
         context = inputs.context(workers)
         first, _ = init(context, inputs.reference)
         late = _late_state(context, first, density * made.scale, resolution_angstrom)
-        truth = Particles.read(made.truth_path)
-        yield BenchProblem(context, first, replace(late, particles=_known(truth)))
+        yield context, first, replace(late, particles=_known(Particles.read(made.truth_path)))
 
 
 def _late_state(
@@ -177,7 +250,7 @@ def _late_state(
         resolution_shell=shell,
         best_shell=shell,
         offset_sigma_px=_SHIFT_SD_PX,
-        search=replace(first.search, support_share=0.0),
+        search=SearchState(),
     )
 
 
@@ -203,50 +276,140 @@ def time_search(context: RefineContext, state: RefinementState, images: int | No
     state : where it stands
     images : how many, the first ones; all where None
     """
-    nyquist = (context.box - 1) // 2
-    radius = min(state.resolution_shell + COMPARE_MARGIN_SHELLS, nyquist)
-    collected = min(state.resolution_shell + MAP_MARGIN_SHELLS, nyquist)
-    clock, tally, count = _Clock(), Tally(), images or len(context.particles)
-    plan = make_plan(context, state, radius)
+    radius, collected = radii(context, state)
+    clock, count = _Clock(), images or len(context.particles)
+    plan = make_plan(context, state, radius, collected)
     with clock("shared"):
-        volume = tally.volume(FourierVolume.from_map(state.half_maps[0], plan.radius))
-        shared = None if state.search.local else SharedGrid.of(volume, plan)
-    accumulator, pixels = _warm_accumulator(context.box, collected), disc(context.box, collected)
-    inserted, climbed = 0, Climbed()
-    for index_i in np.array_split(np.arange(count), -(-count // _BATCH)):
-        with clock("prepare"):
-            batch = _prepared(context, state, collected, index_i)
-        if shared is not None:
-            tally.on(len(shared.pixels))
-            with clock("dense"):
-                dense_log_prob(batch, shared, plan)
-        with clock("whole"):
-            part = _expected(batch, state, volume, tally.plan(plan), shared)
-        with clock("insert"):
-            accumulator.insert(part.insert_matrices, pixels, part.numerator_mp, part.weight_mp)
-        inserted += int(np.count_nonzero(part.weight_mp))
-        climbed = climbed.plus(part)
+        timed = _Timed.of(context, state, plan, collected, clock)
+    by_harmonics = isinstance(timed.shared, PolarReference)
+    size = _BATCH_BY_HARMONICS if by_harmonics else _BATCH
+    for index_i in np.array_split(np.arange(count), -(-count // size)):
+        timed.expect(index_i)
+    with clock("once"):
+        if timed.turned is not None:
+            timed.turned.insert(timed.accumulator)
     each = {name: seconds / count for name, seconds in clock.seconds.items()}
     dense = each.get("dense", 0.0)
     return SearchTimes(
         radius=radius,
         collected=collected,
         prepare=each["prepare"],
-        dense=dense,
+        dense=0.0 if by_harmonics else dense,
+        harmonic=dense if by_harmonics else 0.0,
         ragged=max(each["whole"] - dense, 0.0),
         insert=each["insert"],
         shared=clock.seconds["shared"],
-        operations=operation_counts(tally.compared, count, inserted, climbed),
+        once=clock.seconds["once"],
+        sums_bytes=0 if timed.turned is None else timed.turned.numerator.nbytes + timed.turned.weight.nbytes,
+        support_share=timed.effective / count / plan.cell_count,
+        operations=timed.operations(count),
     )
 
 
+def radii(context: RefineContext, state: RefinementState) -> tuple[int, int]:
+    """Highest shells that an iteration compares and collects, as `posterion.refine.auto_refine.step` does."""
+    broad = state.search.support_share >= _BROAD_SHARE
+    margin = _BROAD_MARGIN_SHELLS if broad else MAP_MARGIN_SHELLS
+    nyquist = (context.box - 1) // 2
+    collected = min(state.resolution_shell + margin, nyquist)
+    return min(state.resolution_shell + COMPARE_MARGIN_SHELLS, collected), collected
+
+
+@dataclass
+class _Timed:
+    """An expectation step whose stages are timed and whose operations are counted.
+
+    Attributes
+    ----------
+    context, state, plan, collected : what is done
+    volume : the first half's, which counts its slices
+    shared, tallied : first level, and where that is by harmonics the same with rings that count
+    accumulator : sums of the map
+    clock, tally : CPU seconds by stage, and counts
+    turned : what images have summed by harmonics
+    inserted, climbed, effective : samples inserted, what climbed, effective orientations; of all images
+    """
+
+    context: RefineContext
+    state: RefinementState
+    plan: SearchPlan
+    collected: int
+    volume: FourierVolume
+    shared: SharedGrid | PolarReference | None
+    tallied: SharedGrid | PolarReference | None
+    accumulator: Accumulator
+    clock: _Clock
+    tally: Tally
+    turned: PolarSums | None = None
+    inserted: int = 0
+    climbed: Climbed = field(default_factory=Climbed)
+    effective: float = 0.0
+
+    @classmethod
+    def of(
+        cls, context: RefineContext, state: RefinementState, plan: SearchPlan, collected: int, clock: _Clock
+    ) -> _Timed:
+        """Do what a half set shares: its volume, slices, and the matrices that sample images on rings."""
+        tally, accumulator = Tally(), _warm_accumulator(context.box, collected)
+        volume = tally.volume(FourierVolume.from_map(state.half_maps[0], plan.radius))
+        shared = first_level(context, state, plan, 0, volume, collected)
+        tallied = shared
+        if isinstance(shared, PolarReference):
+            _prepared(context, state, collected, np.arange(1), polar_grids(shared))
+            tallied = counted(shared)
+        return cls(context, state, plan, collected, volume, shared, tallied, accumulator, clock, tally)
+
+    def expect(self, index_i: NDArray[np.int64]) -> None:
+        """Do one batch."""
+        with self.clock("prepare"):
+            polar = polar_grids(self.tallied)
+            batch = _prepared(self.context, self.state, self.collected, index_i, polar)
+        self._score(batch)
+        with self.clock("whole"):
+            plan = self.tally.plan(self.plan)
+            part = _expected(batch, self.state, self.volume, plan, self.tallied)
+        with self.clock("insert"):
+            pixels = disc(self.context.box, self.collected)
+            self.accumulator.insert(part.insert_matrices, pixels, part.numerator_mp, part.weight_mp)
+            if part.turned is not None:
+                self.turned = part.turned.added_to(self.turned)
+        self.inserted += int(np.count_nonzero(part.weight_mp))
+        self.climbed = self.climbed.plus(part)
+        self.effective += float(part.effective_orientations_i.sum())
+
+    def _score(self, batch: ImageBatch) -> None:
+        """Do the first level alone, uncounted, for its time; the expectation does it again."""
+        if isinstance(self.shared, PolarReference):
+            with self.clock("dense"):
+                for first in range(0, len(batch), _SCORED_TOGETHER):
+                    rows = slice(first, min(first + _SCORED_TOGETHER, len(batch)))
+                    polar_log_prob(batch, rows, self.shared, self.plan)
+        elif self.shared is not None:
+            self.tally.on(len(self.shared.pixels))
+            with self.clock("dense"):
+                dense_log_prob(batch, self.shared, self.plan)
+
+    def operations(self, count: int) -> OperationCounts:
+        """Operations of so many images."""
+        tallied = self.tallied
+        harmonics = harmonic_counts(tallied) if isinstance(tallied, PolarReference) else HarmonicCounts()
+        return operation_counts(self.tally.compared, count, self.inserted, self.climbed, harmonics)
+
+
 def _prepared(
-    context: RefineContext, state: RefinementState, radius: int, index_i: NDArray[np.int64]
+    context: RefineContext,
+    state: RefinementState,
+    radius: int,
+    index_i: NDArray[np.int64],
+    polar: tuple[PolarGrid, PolarGrid] | None,
 ) -> ImageBatch:
     """Read and prepare a batch, as `auto_refine.expect_half` does."""
     noise = NoiseModel(state.sigma2_gs, context.noise_group_i, state.scale_g, context.scale_group_i)
     images, shifts_px = context.particles.images(index_i), np.rint(state.particles.shifts_px[index_i])
-    return prepare_images(context.particles, index_i, images, radius, context.diameter_px, noise, shifts_px)
+    diameter_px = context.diameter_px
+    return prepare_images(
+        context.particles, index_i, images, radius, diameter_px, noise, shifts_px, polar=polar
+    )
 
 
 def _expected(
@@ -254,7 +417,7 @@ def _expected(
     state: RefinementState,
     volume: FourierVolume,
     plan: SearchPlan,
-    shared: SharedGrid | None,
+    shared: SharedGrid | PolarReference | None,
 ) -> BatchExpectation:
     matrices = state.particles.matrices[batch.index_i].astype(np.float64)
     shifts_px = state.particles.shifts_px[batch.index_i].astype(np.float64)
