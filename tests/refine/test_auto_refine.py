@@ -199,8 +199,9 @@ def test_halves_share_only_low_resolution(states: list[Any], inputs: Inputs) -> 
 
 
 def test_bad_images_are_set_aside(
-    inputs: Inputs, first: tuple[RefinementState, float], tmp_path: Path
+    inputs: Inputs, first: tuple[RefinementState, float], states: list[Any], tmp_path: Path
 ) -> None:
+    """They count in no mean: each of the others is compared with the whole grid, as without them."""
     images = inputs.particles.images(np.arange(COUNT))
     images[5, 0, 0], images[11] = np.nan, 0
     with np.errstate(all="ignore"), pytest.warns(RuntimeWarning):
@@ -209,7 +210,10 @@ def test_bad_images_are_set_aside(
     with Workers(2) as workers:
         state, info, maps = step(damaged.context(workers), first[0])
     np.testing.assert_array_equal(np.flatnonzero(~state.particles.usable), [5, 11])
-    assert info.quarantined == 2
+    assert (info.particles, info.quarantined) == (COUNT, 2)
+    assert info.search == "dense"
+    for name in ("poses_scored", "poses_kept", "scored_rotations"):
+        assert getattr(info, name) == getattr(states[0][1], name)
     assert np.isfinite(maps.half_maps).all()
     assert np.isfinite(state.sigma2_gs).all()
 

@@ -190,6 +190,21 @@ def test_images_of_a_later_part_are_quarantined_when_they_are_met(
     assert len(Particles.read(result.folder / "particles.star")) == 31
 
 
+def test_a_first_part_of_bad_images_only_is_refused_in_words(
+    tiny_set: Path, tiny_options: posterion.RefineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subsets, "_FEWEST", 4)
+    particles = Particles.read(tiny_set / "particles.star")
+    half_i = run_module.prepare(particles, tiny_set / "reference.mrc", 150.0, tiny_options).half_i
+    images = particles.images()
+    images[subsets.searched(half_i, 4, tiny_options.seed)] = 1.0
+    (tmp_path / "particles.star").write_text((tiny_set / "particles.star").read_text())
+    write_stack(tmp_path / "particles.mrcs", images, 7.5)
+    arguments = tmp_path / "particles.star", tiny_set / "reference.mrc", tmp_path / "out", 150.0
+    with pytest.raises(PosterionError, match="no image of half set 1 can be used"):
+        posterion.refine(*arguments, tiny_options)
+
+
 def test_a_finished_run_is_not_repeated(
     tiny_run: posterion.RefineResult, tiny_set: Path, tiny_options: posterion.RefineOptions
 ) -> None:

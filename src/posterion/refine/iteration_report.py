@@ -43,33 +43,33 @@ def report(
     found, last = new.particles, plan.levels[-1]
     grid = plan.grid(len(plan.levels) - 1)
     operators = point_group_operators(context.config.point_group)
-    used = found.usable if found.usable.any() else np.ones(1, bool)
-    count, searched = max(int(found.usable.sum()), 1), sums.searched
+    used_i = found.usable if found.usable.any() else np.ones(len(found.usable), bool)
+    used = int(np.count_nonzero(used_i))
     angle_change_deg, shift_change_px, moved_share = _pose_changes(
         old.particles, found, operators, _OTHER_PEAK_STEPS * grid.step_deg
     )
     return IterationInfo(
         iteration=new.iteration,
-        particles=searched,
+        particles=sums.searched,
         resolution_angstrom=edge / new.resolution_shell,
         compared_to_angstrom=edge / plan.radius,
         angular_step_deg=grid.step_deg,
         shift_step_px=last.shift_step_px,
         search=_name_of_search(old, plan),
-        pmax=float(found.pmax[used].mean(dtype=np.float64)),
-        log_likelihood=float(found.log_likelihood[used].mean(dtype=np.float64)),
-        effective_orientations=float(np.median(found.effective_orientations[used])),
-        support_share=float(found.effective_orientations[used].mean(dtype=np.float64) / plan.cell_count),
+        pmax=float(found.pmax[used_i].mean(dtype=np.float64)),
+        log_likelihood=float(found.log_likelihood[used_i].mean(dtype=np.float64)),
+        effective_orientations=float(np.median(found.effective_orientations[used_i])),
+        support_share=float(found.effective_orientations[used_i].mean(dtype=np.float64) / plan.cell_count),
         angle_change_deg=angle_change_deg,
         shift_change_px=shift_change_px,
         moved_share=moved_share,
         map_change=0.0 if old.search.look else _map_change(old, new),
-        scored_rotations=sums.scored / count,
-        poses_scored=[count.scored / searched for count in sums.counts],
-        poses_kept=[count.kept / searched for count in sums.counts],
-        gaussian_share=sums.gaussian / count,
+        scored_rotations=sums.scored / used,
+        poses_scored=[level.scored / used for level in sums.counts],
+        poses_kept=[level.kept / used for level in sums.counts],
+        gaussian_share=sums.gaussian / used,
         diverged=sums.diverged,
-        quarantined=searched - int(found.usable.sum()),
+        quarantined=sums.searched - int(found.usable.sum()),
         seconds=seconds,
     )
 

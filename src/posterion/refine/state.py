@@ -127,23 +127,31 @@ class RefinementState:
 class IterationInfo:
     """What one iteration reports; a line of iterations.jsonl.
 
+    Means, medians and shares are over the particles that were searched, without the quarantined ones; those
+    of changes of poses over the ones among them that had been searched before.
+
     Attributes
     ----------
     particles : how many were searched, quarantined ones among them
     resolution_angstrom : last shell at which the FSC inside the mask is above 0.143; of a look, which makes
         no map, what was reached before it
     compared_to_angstrom : finest resolution at which images were compared
-    moved_share : share of these particles that turned by more than two steps of the grid, to another peak
-    map_change : 1 - mean correlation per shell of the new map with the old, up to the resolution; 0 of a look
-    pmax, log_likelihood : means over particles
-    effective_orientations : median over particles
+    angular_step_deg, shift_step_px : of the last level's grid
+    search : ``local``, about the last poses; ``look``, at all orientations of a part, without a new map; else
+        all orientations: ``harmonic``, all turns in the plane at once, ``dense``, all on one grid, or
+        ``global``, from a coarse grid on
+    pmax, log_likelihood : means
+    effective_orientations : median
     support_share : mean effective number of orientations over the number of cells of the grid
-    angle_change_deg, shift_change_px : medians against the previous iteration; None where no particle was
-        searched in both
+    angle_change_deg, shift_change_px : median changes; None where no particle had been searched before
+    moved_share : share that turned by more than two steps of the grid, to another peak; None likewise
+    map_change : 1 - mean correlation per shell of the new map with the old, up to the resolution; 0 of a look
     scored_rotations : mean number of slices compared at the last level, or while climbing
-    poses_scored, poses_kept : mean number per particle at each level of the grid search, coarse to fine
-    gaussian_share : share of the particles whose posterior is a sum of Gaussians, not a grid
+    poses_scored, poses_kept : mean number at each level of the grid search, coarse to fine; images that climb
+        count none
+    gaussian_share : share whose posterior is a sum of Gaussians, not a grid
     diverged : particles that kept a grid because their optimiser found no peak
+    quarantined : particles whose image is constant or not finite
     seconds : wall seconds per phase: ``expectation`` and, but for a look, ``maximisation``
     """
 
