@@ -35,7 +35,11 @@ def require_subset(subset: str) -> None:
 
 def largest_half(half_i: NDArray[np.int8]) -> int:
     """Count the particles of the larger half set."""
-    return max(int(np.count_nonzero(half_i == half)) for half in (1, 2))
+    return max(_sizes(half_i))
+
+
+def _sizes(half_i: NDArray[np.int8]) -> list[int]:
+    return [int(np.count_nonzero(half_i == half)) for half in (1, 2)]
 
 
 def first_subset(largest: int) -> int:
@@ -90,5 +94,4 @@ def searched(half_i: NDArray[np.int8], subset: int, seed: int) -> NDArray[np.boo
 
 def searched_count(half_i: NDArray[np.int8], subset: int) -> int:
     """Count the particles that a subset of both halves holds."""
-    sizes = [int(np.count_nonzero(half_i == half)) for half in (1, 2)]
-    return sum(min(size, subset) if subset else size for size in sizes)
+    return sum(min(size, subset) if subset else size for size in _sizes(half_i))
