@@ -244,6 +244,15 @@ def test_solve_without_a_prior_keeps_the_grey_scale(sums: HalfSums) -> None:
     np.testing.assert_allclose(even.solve(None), expected, atol=2e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("prior_s", [None, np.linspace(0.5, 4, 8)])
+def test_a_weight_that_is_known_is_not_summed_again(
+    sums: HalfSums, prior_s: NDArray[np.float64] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, weight_s = sums.solve(prior_s), sums.shell_weight()
+    monkeypatch.delattr(HalfSums, "shell_weight")
+    np.testing.assert_array_equal(sums.solve(prior_s, weight_s=weight_s), expected)
+
+
 @pytest.mark.parametrize("ssnr", [None, 1e3])
 def test_shells_that_hold_next_to_nothing_do_not_drown_the_others(sums: HalfSums, ssnr: float | None) -> None:
     """Noise of variance w: sqrt(w) / (w + c) is 1 / 2 sqrt(c) = 50 at most, c = 1e-4; w falls to 1e-18."""

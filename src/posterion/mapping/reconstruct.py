@@ -81,7 +81,12 @@ class HalfSums:
             mean = (own[cube][low] + others[cube][low]) / 2
             own[cube][low] = others[cube][low] = mean
 
-    def solve(self, regularisation_s: NDArray[np.floating] | None, workers: int = 1) -> NDArray[np.float32]:
+    def solve(
+        self,
+        regularisation_s: NDArray[np.floating] | None,
+        workers: int = 1,
+        weight_s: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float32]:
         """Compute ``V = numerator / (weight + k(s))`` and its map; see (L) "3D reconstruction", E-M update.
 
         Parameters
@@ -90,6 +95,7 @@ class HalfSums:
             is three tenths of the shell's mean weight and the shell rescaled by 1.3: a map with no prior on
             its spectrum in which thinly covered voxels do not explode
         workers : threads of the FFT
+        weight_s : (radius + 1,), `shell_weight` of these very sums, a tenth of the work, where it is at hand
 
         Returns
         -------
@@ -98,7 +104,7 @@ class HalfSums:
         limit = self.grid.radius
         # At Nyquist the voxels beyond the last whole shell hold data too, and the last shell leans on them.
         last = limit + (limit == (self.grid.box - 1) // 2)
-        gain, weight_s = np.float32(1), self.shell_weight()
+        gain, weight_s = np.float32(1), self.shell_weight() if weight_s is None else weight_s
         if regularisation_s is None:
             regularisation_s = FLAT_PRIOR * weight_s
             gain = np.float32(1 + FLAT_PRIOR)
@@ -229,10 +235,10 @@ def reconstruct(
         sphere = soft_sphere(box, diameter / pixel / 2, edge_px=5)
         fsc_sphere = fourier_shell_correlation(half1 * sphere, half2 * sphere)
         ssnr_s = 2 * ssnr_from_fsc(fsc_sphere)[: both.grid.radius + 1]
-        filtered = both.solve(both.shell_weight() / ssnr_s, workers.threads)
+        weight_s = both.shell_weight()
         return Reconstruction(
-            map=filtered,
-            map_unfiltered=both.solve(None, workers.threads),
+            map=both.solve(weight_s / ssnr_s, workers.threads, weight_s),
+            map_unfiltered=both.solve(None, workers.threads, weight_s),
             half1=half1,
             half2=half2,
             fsc_s=fourier_shell_correlation(half1, half2),

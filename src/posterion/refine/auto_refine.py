@@ -214,11 +214,12 @@ def _maximise(context: RefineContext, sums: ExpectationSums, final: bool) -> Map
     """Solve both halves: FSC from the independent ones, then references that share their low resolution."""
     threads, mask = context.workers.threads, context.solvent_mask
     first, second = sums.take_halves()
-    unfiltered = np.stack([first.solve(None, threads), second.solve(None, threads)])
+    weights = first.shell_weight(), second.shell_weight()
+    unfiltered = np.stack([first.solve(None, threads, weights[0]), second.solve(None, threads, weights[1])])
     radius = first.grid.radius
     fsc_s = _solvent_fsc(context, unfiltered, radius)
     ssnr_s = ssnr_from_fsc(fsc_s)[: radius + 1]
-    weight_s = (first.shell_weight() + second.shell_weight()) / 2
+    weight_s = (weights[0] + weights[1]) / 2
     first.join_below(second, context.shell_of(context.config.join_halves_angstrom))
     halves = [own.solve(weight_s / ssnr_s, threads) * mask for own in (first, second)]
     tau2_s = np.zeros(len(fsc_s))
@@ -227,8 +228,9 @@ def _maximise(context: RefineContext, sums: ExpectationSums, final: bool) -> Map
     if not final:
         return maps
     first.add(second)
-    joined = first.solve(first.shell_weight() / (2 * ssnr_s), threads)
-    return replace(maps, joined=joined, joined_unfiltered=first.solve(None, threads))
+    weight_s = first.shell_weight()
+    joined = first.solve(weight_s / (2 * ssnr_s), threads, weight_s)
+    return replace(maps, joined=joined, joined_unfiltered=first.solve(None, threads, weight_s))
 
 
 def _solvent_fsc(context: RefineContext, unfiltered: NDArray[np.float32], radius: int) -> NDArray[np.float64]:
