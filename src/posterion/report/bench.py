@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from posterion.errors import PosterionError
+from posterion.physics.fourier import disc
 from posterion.physics.symmetry import point_group_operators
 from posterion.refine.forecast import (
     Forecast,
@@ -18,6 +19,7 @@ from posterion.refine.forecast import (
     usual_iterations,
 )
 from posterion.refine.options import RefineOptions, resolve
+from posterion.refine.schedule import cells_of_order
 from posterion.refine.state import RefineConfig
 from posterion.report.bench_operations import (
     Climbed,
@@ -62,7 +64,8 @@ _KINDS = {
     "broad": "while posteriors cover more than 1 % of all orientations, as those of weak images do",
 }
 _LABEL, _COLUMN = 34, 12
-_LISTS_BYTES = 2**27  # what a thread holds of lists of poses, once a grid is too fine to be scored whole
+_LISTS_BYTES = 2**27  # of each thread: lists of poses of a grid that is too fine to be scored whole
+_SUMMED_ORDER, _SAMPLE_BYTES = 2, 12  # grid on which a batch's slices are summed, numerator and weight
 
 
 @dataclass(frozen=True)
@@ -320,9 +323,8 @@ def _report(
     size = options.n_particles, options.box_px
     need = forecast(*size, config, options.threads, costs)
     weak_need = forecast(*size, config, options.threads, weak)
-    # Broad posteriors fill batches: with sums by harmonics, or in the last iteration with lists of poses.
-    memory = weak_need.memory_bytes + options.threads * max(_LISTS_BYTES, searches["broad"].sums_bytes)
-    weak_need = replace(weak_need, memory_bytes=memory)
+    more = _bytes_of_broad(options, searches["broad"].sums_bytes)
+    weak_need = replace(weak_need, memory_bytes=weak_need.memory_bytes + more)
     return BenchReport(
         options, rate, searches, costs, need, weak, weak_need, lecture_operations(*size), solve
     )
@@ -339,6 +341,18 @@ def _costs(searches: dict[str, SearchTimes], solve: float) -> StageCosts:
         insert=max(searches[kind].insert for kind in _USUAL),
         iteration=2 * (late.shared + late.once) + solve,
     )
+
+
+def _bytes_of_broad(options: BenchOptions, sums_bytes: int) -> float:
+    """Memory that broad posteriors take beside that of sharp ones.
+
+    In the last iteration, at all frequencies, nearly every rotation of a shared grid has a slice to insert,
+    and each thread lists of poses; in others each thread has sums by harmonics.
+    """
+    box = options.box_px
+    rotations = cells_of_order(_SUMMED_ORDER, len(point_group_operators(options.symmetry)))
+    slices = _SAMPLE_BYTES * rotations * len(disc(box, (box - 1) // 2))
+    return slices + options.threads * max(_LISTS_BYTES, sums_bytes)
 
 
 def _weak_costs(broad: SearchTimes, usual: StageCosts, solve: float) -> StageCosts:
