@@ -23,7 +23,7 @@ from posterion.report.bench_stages import SearchTimes, bench_problem, time_searc
 
 SHIFT_RANGES_PX = (4.0, 8.0, 16.0, 24.0, 32.0)
 SHARES_OF_NYQUIST = (0.15, 0.25, 0.4, 0.6, 0.9)
-PARTS = ("prepare", "dense", "ragged", "insert")
+PARTS = ("prepare", "dense", "harmonic", "ragged", "insert")
 
 
 def shifts_of(context: RefineContext, state: RefinementState) -> int:

@@ -143,11 +143,8 @@ def test_broad_posteriors_of_a_fine_grid_go_by_harmonics(harmonic_report: BenchR
     searches = harmonic_report.searches
     broad = searches["broad"]
     assert (broad.radius, broad.collected) == (12, 15)
-    once = [kind for kind, times in searches.items() if times.operations.once]
-    assert once == ["everywhere", "broad"], (
-        "of O's cells 7.5 degrees leave so few that no other level is needed"
-    )
     assert broad.by_harmonics
+    assert broad.operations.once > 0
     assert broad.operations.pairs % (48 * 21) == 0
     assert 1536 * 21 <= broad.operations.pairs <= 2 * 1536 * 21, (
         "O has 1,536 cells, some are cut by its planes"
@@ -156,6 +153,7 @@ def test_broad_posteriors_of_a_fine_grid_go_by_harmonics(harmonic_report: BenchR
     assert broad.support_share > 0.01
     narrow = searches["local"]
     assert (narrow.by_harmonics, narrow.harmonic, narrow.sums_bytes) == (False, 0, 0)
+    assert narrow.operations.once == 0
     rows = [line for line in harmonic_report.to_text().splitlines() if "dense pass, by harmonics" in line]
     assert len(rows) == 1
     assert rows[0].split()[-2] == "-"
