@@ -77,6 +77,9 @@ CELLS = (
     Cell("ribosome", 0.1, "voltages", ("--optics", "300:2.7:0.1", "--optics", "200:2.0:0.07")),
     Cell("ribosome", 0.005),
     Cell("betagal", 0.005),
+    Cell("ribosome", 0.01, "preferred", ("--preferred", "3")),
+    Cell("ribosome", 0.01, "coloured", ("--noise", "coloured")),
+    Cell("ribosome", 0.01, "voltages", ("--optics", "300:2.7:0.1", "--optics", "200:2.0:0.07")),
 )
 
 

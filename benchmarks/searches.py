@@ -27,7 +27,7 @@ from posterion.inference.search import Candidates, SearchPlan, margin_rule
 from posterion.physics.fourier import resample
 from posterion.physics.projection import FourierVolume
 from posterion.physics.simulate import SimulationOptions, simulate
-from posterion.refine.schedule import SearchState, search_levels
+from posterion.refine.schedule import SearchGeometry, SearchState, search_levels
 
 SHIFT_RANGE_PX = 3.0
 CHUNK = 4
@@ -36,9 +36,8 @@ CHUNK = 4
 def plan_of(args: argparse.Namespace, pixel: float, small_cells: bool) -> SearchPlan:
     """Levels as the schedule makes them, the last grid twice as fine as the band needs."""
     fine = SearchState(fineness=2.0)
-    levels = search_levels(
-        args.radius, args.box, args.diameter / pixel, fine, SHIFT_RANGE_PX, 1, small_cells=small_cells
-    )
+    geometry = SearchGeometry(args.radius, args.radius, args.box, args.diameter / pixel, SHIFT_RANGE_PX, 1)
+    levels, _ = search_levels(geometry, fine, small_cells=small_cells)
     prior = PosePrior.uniform(1.5)
     return SearchPlan(levels, SHIFT_RANGE_PX, 15.0, 200, "C1", np.eye(3), prior)
 

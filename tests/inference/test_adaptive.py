@@ -24,7 +24,7 @@ from posterion.inference.search import (
 from posterion.physics.projection import FourierVolume
 from posterion.physics.rotations import angular_distance_deg
 from posterion.physics.sampling import shift_lattice
-from posterion.refine.schedule import SearchState, search_levels
+from posterion.refine.schedule import SearchGeometry, SearchState, search_levels
 
 SMALL = runpy.run_path(str(Path(__file__).parents[1] / "references" / "small_problem.py"))
 BOX, RADIUS, DIAMETER_PX = 32, 9, 25.0
@@ -44,7 +44,9 @@ def volume(problem: Any) -> FourierVolume:
 @pytest.fixture(scope="module")
 def plan() -> SearchPlan:
     """The levels that the schedule makes for this problem, coarse to fine."""
-    levels = search_levels(RADIUS, BOX, DIAMETER_PX, SearchState(fineness=2.0), 2.0, 1)
+    levels = search_levels(
+        SearchGeometry(RADIUS, RADIUS, BOX, DIAMETER_PX, 2.0, 1), SearchState(fineness=2.0)
+    ).levels
     assert [level.order for level in levels] == [2, 3]
     everything = SMALL["one_level_plan"](0, RADIUS, 2.0)
     return replace(everything, levels=levels, margin_nats=15.0, max_rotations=200)

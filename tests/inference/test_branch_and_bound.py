@@ -20,7 +20,7 @@ from posterion.inference.priors import PosePrior
 from posterion.inference.search import LOG_INVERSE_EPSILON, Candidates, Level, SearchPlan
 from posterion.physics.projection import FourierVolume
 from posterion.physics.sampling import shift_lattice
-from posterion.refine.schedule import SearchState, search_levels
+from posterion.refine.schedule import SearchGeometry, SearchState, search_levels
 
 SMALL = runpy.run_path(str(Path(__file__).parents[1] / "references" / "small_problem.py"))
 RANDOM = runpy.run_path(str(Path(__file__).parents[1] / "references" / "random_problem.py"))
@@ -153,7 +153,7 @@ def test_all_searches_find_the_same_posterior(problem: Any) -> None:
     """Evidence to 0.002 nats and sums of the M-step to 1e-3: what is beyond log(1/epsilon), and float32."""
     volume = FourierVolume.from_map(problem.truth, 9)
     batch = SMALL["unmasked_batch"](problem, 9)
-    levels = search_levels(9, 32, 25.0, SearchState(fineness=2.0), 2.0, 1)
+    levels = search_levels(SearchGeometry(9, 9, 32, 25.0, 2.0, 1), SearchState(fineness=2.0)).levels
     adaptive = replace(plan_of(levels), shift_range_px=2.0)
     found = {}
     for search in ("exhaustive", "adaptive", "branch-and-bound"):

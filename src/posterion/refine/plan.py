@@ -10,7 +10,7 @@ from posterion.inference.priors import PosePrior
 from posterion.inference.search import SearchPlan
 from posterion.physics.symmetry import point_group_operators
 from posterion.refine.context import RefineContext
-from posterion.refine.schedule import fits_harmonics, local_radius_deg, search_levels
+from posterion.refine.schedule import SearchGeometry, local_radius_deg, search_levels
 from posterion.refine.state import RefinementState
 
 __all__ = ["make_plan", "method_now"]
@@ -34,18 +34,20 @@ def make_plan(
     search = _search_of(config.search, method)
     anywhere = state.iteration == 0 or state.search.newcomers
     range_px = config.shift_range_angstrom / context.pixel_size if anywhere else _LATER_SHIFT_RANGE_PX
-    harmonics = method == "em" and config.search == "auto" and not state.search.local
-    collected = (collect_radius or compare_radius) if harmonics else 0
-    group_order = len(point_group_operators(config.point_group))
-    levels = search_levels(
-        compare_radius,
-        context.box,
-        context.diameter_px,
+    geometry = SearchGeometry(
+        radius=compare_radius,
+        collected=collect_radius or compare_radius,
+        box=context.box,
+        diameter_px=context.diameter_px,
+        shift_range_px=range_px,
+        group_order=len(point_group_operators(config.point_group)),
+    )
+    automatic = method == "em" and config.search == "auto"
+    levels, by_harmonics = search_levels(
+        geometry,
         state.search,
-        range_px,
-        group_order,
         small_cells=search == "branch-and-bound",
-        collected=collected,
+        harmonics=automatic and not state.search.local,
     )
     rng = np.random.default_rng((config.seed, state.iteration))
     turn = Rotation.from_rotvec(np.radians(rng.uniform(-_GRID_TURN_DEG, _GRID_TURN_DEG, 3)))
@@ -58,12 +60,10 @@ def make_plan(
         grid_offset=turn.as_matrix(),
         prior=PosePrior(state.log_direction_d, state.offset_sigma_px),
         score=gaussian_log_prob if method == "em" else profile_log_prob,
-        climb=method == "em" and config.search == "auto",
+        climb=automatic,
         local_radius_deg=local_radius_deg(levels) if state.search.local else None,
         search=search,
-        by_harmonics=harmonics
-        and len(levels) == 1
-        and fits_harmonics(levels[0].order, group_order, context.box, collected),
+        by_harmonics=by_harmonics,
     )
 
 

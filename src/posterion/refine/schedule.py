@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from posterion.inference.search import Level, band_of_order, loss_of_cell
 __all__ = [
     "COMPARE_MARGIN_SHELLS",
     "MAP_MARGIN_SHELLS",
+    "ChosenLevels",
+    "SearchGeometry",
     "SearchState",
     "cells_of_order",
     "fits_harmonics",
@@ -62,54 +65,69 @@ def local_radius_deg(levels: tuple[Level, ...]) -> float:
     return float(_LOCAL_STEPS * 60.0 / 2 ** levels[0].order)
 
 
-def search_levels(
-    radius: int,
-    box: int,
-    diameter_px: float,
-    search: SearchState,
-    shift_range_px: float,
-    group_order: int,
-    *,
-    small_cells: bool = False,
-    collected: int = 0,
-) -> tuple[Level, ...]:
-    """Levels from a coarse grid at low resolution to one that oversamples ``radius`` by ``search.fineness``.
+@dataclass(frozen=True)
+class SearchGeometry:
+    """What is searched, whatever has been measured.
 
-    Where posteriors are so broad that most of the finest grid would be scored anyway, that grid is the
-    only level
-    and is shared by all images: matrix products instead of ragged lists.
+    Attributes
+    ----------
+    radius : highest shell of the last level, Fourier pixels
+    collected : highest shell that the M-step collects
+    box, diameter_px : pixels
+    shift_range_px : radius of the shift search; no level has a step of more than half of it
+    group_order : number of operators of the point group
+    """
+
+    radius: int
+    collected: int
+    box: int
+    diameter_px: float
+    shift_range_px: float
+    group_order: int
+
+
+class ChosenLevels(NamedTuple):
+    """Levels from coarse to fine, and whether the only one is compared by harmonics."""
+
+    levels: tuple[Level, ...]
+    by_harmonics: bool
+
+
+def search_levels(
+    geometry: SearchGeometry, search: SearchState, *, small_cells: bool = False, harmonics: bool = False
+) -> ChosenLevels:
+    """Levels from a coarse grid at low resolution to one that oversamples the band by ``search.fineness``.
+
+    Where posteriors are so broad that most of the finest grid would be scored anyway, that grid is the only
+    level and is shared by all images: matrix products instead of ragged lists.
 
     Parameters
     ----------
-    radius : highest shell of the last level, Fourier pixels
-    box, diameter_px : pixels
+    geometry : what is searched
     search : fineness, local or global, and how broad posteriors were
-    shift_range_px : radius of the shift search; no level has a step of more than half of it
-    group_order : number of operators of the point group
     small_cells : levels compare half the band that their grid resolves, and the shared grid may be larger:
         scores then change little inside a cell, which is what branch and bound lives on
-    collected : highest shell that the M-step collects, where a grid that is the only level may be compared by
-        harmonics, which allows a larger one; 0 where it may not
+    harmonics : whether a grid that is the only level may be compared by harmonics, which allows a larger one
     """
+    radius, box, group_order = geometry.radius, geometry.box, geometry.group_order
     last = 1
-    while last < _FINEST_ORDER and band_of_order(last, box, diameter_px) < search.fineness * radius:
+    while last < _FINEST_ORDER and _resolved(last, geometry) < search.fineness * radius:
         last += 1
     # A posterior that covers hundreds of cells gains nothing from smaller ones.
     covered = search.support_share * cells_of_order(last, group_order)
     while last > _WHERE_BREADTH_COUNTS and covered > _MOST_COVERED:
         last, covered = last - 1, covered / 8
-    harmonics = collected > 0 and search.support_share > _DENSE_SHARE
-    while harmonics and last > _FINE_ORDER and not fits_harmonics(last, group_order, box, collected):
+    harmonics = harmonics and search.support_share > _DENSE_SHARE
+    while harmonics and last > _FINE_ORDER and not fits_harmonics(last, geometry):
         last -= 1
+    by_harmonics = harmonics and fits_harmonics(last, geometry)
     cells = (8 if small_cells else 1) * _DENSE_CELLS
-    shared = _shared_order(radius, last, search, group_order, cells)
-    if harmonics and fits_harmonics(last, group_order, box, collected):
-        shared = last
+    shared = last if by_harmonics else _shared_order(last, geometry, search, cells)
     first = min(last, max(_LOCAL_ORDER, last - 2) if search.local else shared)
     levels: list[Level] = []
-    step = float(2.0 ** np.floor(np.log2(max(shift_range_px / 2, 0.125))))
+    step = float(2.0 ** np.floor(np.log2(max(geometry.shift_range_px / 2, 0.125))))
     for order in range(first, last + 1):
-        resolved = band_of_order(order, box, diameter_px)
+        resolved = _resolved(order, geometry)
         share = 0.5 if small_cells else 1.0
         band = radius if order == last else min(radius, int(share * resolved))
         wanted = box / (_SHIFT_FACTOR * band * (search.fineness if order == last else 2.0))
@@ -118,7 +136,11 @@ def search_levels(
         while wanted < 0.75 * step and (not levels or step > 0.75 * levels[-1].shift_step_px):
             step /= 2
         levels.append(Level(order, max(band, 3), step, loss_of_cell(band, resolved)))
-    return tuple(levels)
+    return ChosenLevels(tuple(levels), by_harmonics)
+
+
+def _resolved(order: int, geometry: SearchGeometry) -> float:
+    return band_of_order(order, geometry.box, geometry.diameter_px)
 
 
 def cells_of_order(order: int, group_order: int) -> float:
@@ -126,25 +148,29 @@ def cells_of_order(order: int, group_order: int) -> float:
     return float(72 * 8**order / group_order)
 
 
-def fits_harmonics(order: int, group_order: int, box: int, collected: int) -> bool:
+def fits_harmonics(order: int, geometry: SearchGeometry) -> bool:
     """Whether a grid has in-plane angles enough for harmonics, and not too many directions.
+
+    Sums of a batch of images may take a MiB for each pixel of the box.
 
     Parameters
     ----------
     order : HEALPix order of the grid
-    group_order : number of operators of the point group
-    box : pixels; sums of a batch of images may take a MiB for each
-    collected : highest shell that the M-step collects
+    geometry : what is searched
     """
-    directions = 12 * 4**order / group_order
-    sums_bytes = 12 * 2 * collected * np.pi * collected * directions
-    few_enough = cells_of_order(order, group_order) <= _CELLS_BY_HARMONICS and sums_bytes <= box * 2**20
-    return bool(order >= _FINE_ORDER and few_enough)
+    directions = 12 * 4**order / geometry.group_order
+    sums_bytes = 12 * 2 * geometry.collected * np.pi * geometry.collected * directions
+    few_enough = cells_of_order(order, geometry.group_order) <= _CELLS_BY_HARMONICS
+    return bool(order >= _FINE_ORDER and few_enough and sums_bytes <= geometry.box * 2**20)
 
 
-def _shared_order(radius: int, last: int, search: SearchState, group_order: int, cells: int) -> int:
-    """Order of the dense pass: the last level's where posteriors are broad, else the largest cheap one."""
-    bytes_of_last = cells_of_order(last, group_order) * (np.pi / 2 * radius**2) * 12
+def _shared_order(last: int, geometry: SearchGeometry, search: SearchState, cells: int) -> int:
+    """Order of the dense pass: the last level's where posteriors are broad, else the largest cheap one.
+
+    Every rotation of the last level has a slice that is compared, and one that a batch adds to the map.
+    """
+    pixels = np.pi / 2 * max(geometry.radius, geometry.collected) ** 2
+    bytes_of_last = cells_of_order(last, geometry.group_order) * pixels * 12
     if search.support_share > _DENSE_SHARE and bytes_of_last < _DENSE_BYTES:
         return last
-    return int(np.log2(cells * group_order / 72) / 3)
+    return int(np.log2(cells * geometry.group_order / 72) / 3)
