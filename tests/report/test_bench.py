@@ -208,7 +208,7 @@ def test_report_in_words_and_as_json(report: BenchReport) -> None:
     ("change", "words"),
     [
         ({"box_px": 25}, "--box 25: expected an even number"),
-        ({"box_px": 8}, "from 16 to 1024"),
+        ({"box_px": 8}, "from 20 to 1024"),
         ({"n_particles": 0}, "--particles 0: expected at least 1"),
         ({"threads": 0}, "--threads 0: expected at least 1"),
         ({"images": 1}, "at least 2"),

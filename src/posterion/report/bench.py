@@ -53,7 +53,7 @@ __all__ = [
     "operation_counts",
 ]
 
-_SMALLEST_BOX, _LARGEST_BOX = 16, 1024
+_SMALLEST_BOX, _LARGEST_BOX = 20, 1024  # the usual shift range, five pixels, is a quarter of 20
 _BOX_OVER_DIAMETER = 1.2
 _RESOLUTION_SHARE = 0.55  # of Nyquist: what usual sets reach
 _USUAL = ("first", "everywhere", "local")
