@@ -28,6 +28,7 @@ from posterion.physics.rotations import angular_distance_deg, matrices_from_eule
 from posterion.physics.sampling import shift_lattice
 from posterion.physics.shifts import shift_phases
 from posterion.physics.simulate import noise_free_images
+from posterion.physics.symmetry import point_group_operators
 
 SMALL = runpy.run_path(str(Path(__file__).parents[1] / "references" / "small_problem.py"))
 BOX, RADIUS, PIXEL = 20, 6, 9.0
@@ -126,12 +127,20 @@ def test_shared_and_ragged_passes_add_the_same(problem: Any) -> None:
         np.testing.assert_allclose(getattr(shared, name), getattr(ragged, name), rtol=1e-3, atol=2e-3)
 
 
-def test_cutting_the_mass_keeps_nearly_all_of_the_sums(problem: Any) -> None:
+def test_cutting_the_mass_keeps_nearly_all_of_the_sums(problem: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is cut changes the sums by less than a hundredth; cutting half of the mass would not."""
     batch = SMALL["unmasked_batch"](problem, RADIUS)
     volume, plan = FourierVolume.from_map(problem.truth, RADIUS), SMALL["one_level_plan"](1, RADIUS, 1.0)
-    part = expect(batch, volume, plan)
-    total = part.weight_mp.sum(axis=0) * batch.pixels.multiplicity_p
-    np.testing.assert_allclose(total, batch.ctf2_ip.sum(axis=0), rtol=1e-4, atol=1e-6)
+
+    def sums() -> NDArray[np.float32]:
+        return accumulated(expect(batch, volume, plan), batch).values
+
+    usual = sums()
+    monkeypatch.setattr(expectation, "_MASS", 1.0)
+    whole = sums()
+    monkeypatch.setattr(expectation, "_MASS", 0.5)
+    difference = [np.linalg.norm(part - whole) / np.linalg.norm(whole) for part in (usual, sums())]
+    assert difference[0] < 0.01 < 0.03 < difference[1]
 
 
 def test_hard_assignment_inserts_one_slice_per_image(problem: Any) -> None:
@@ -308,15 +317,40 @@ def test_odd_boxes(tmp_path: Path) -> None:
     assert np.median(np.hypot(*(part.shifts_px_i - shifts)[inside].T)) < 0.25
 
 
-def test_symmetry_counts_each_orientation_once(problem: Any) -> None:
-    """With D2 only a quarter of the grid is scored; evidence is per different orientation."""
-    batch = SMALL["unmasked_batch"](problem, RADIUS)
-    symmetric = problem.truth + problem.truth[::-1, ::-1]  # rough: only the bookkeeping is looked at
-    volume = FourierVolume.from_map(symmetric, RADIUS)
-    plan = replace(SMALL["one_level_plan"](1, RADIUS, 1.0), point_group="D2")
-    part = expect(batch, volume, plan)
-    assert part.scored_i.max() < 576 / 4 * 1.8
-    assert np.isfinite(part.log_likelihood_i).all()
+def symmetrised(density: NDArray[np.float32], point_group: str) -> NDArray[np.float32]:
+    """Mean over operators that permute the axes; the planes that have no mirror are emptied."""
+    n = len(density)
+    axis = np.arange(n) - n // 2
+    position = np.stack(np.meshgrid(axis, axis, axis, indexing="ij")[::-1], -1)  # x, y, z of array z, y, x
+    inside = (np.abs(position) < n // 2).all(axis=-1)
+    total = np.zeros_like(density)
+    for operator in point_group_operators(point_group):
+        x, y, z = np.moveaxis(np.rint(position @ operator.T).astype(int)[inside] + n // 2, -1, 0)
+        total[inside] += density[z, y, x]
+    return total / len(point_group_operators(point_group))
+
+
+@pytest.mark.parametrize(("point_group", "order"), [("D2", 2), ("O", 2)])
+def test_symmetry_counts_each_orientation_once(problem: Any, point_group: str, order: int) -> None:
+    """A symmetric map is as likely without its symmetry; cells on the border of the unit count in part."""
+    volume = FourierVolume.from_map(symmetrised(problem.truth, point_group), RADIUS)
+    turn = matrices_from_euler(np.array([12.0]), np.array([7.0]), np.array([-4.0]))[0]
+    plain = replace(SMALL["one_level_plan"](order, RADIUS, 1.0), grid_offset=turn)
+    symmetric = replace(plain, point_group=point_group)
+    weak: NoiseModel = SMALL["white_noise"](problem, sigma2=20.0)
+    batch = SMALL["unmasked_batch"](problem, RADIUS, noise=weak)
+    operators = len(point_group_operators(point_group))
+    for plan in (symmetric, replace(symmetric, levels=(Level(order - 1, 4, 1.0), *symmetric.levels))):
+        all_poses, each_once = expect(batch, volume, plain), expect(batch, volume, plan)
+        assert each_once.effective_orientations_i.mean() > 10
+        assert each_once.scored_i.max() < all_poses.scored_i.max() / 2
+        np.testing.assert_allclose(
+            each_once.effective_orientations_i * operators, all_poses.effective_orientations_i, rtol=0.1
+        )
+        np.testing.assert_allclose(each_once.log_likelihood_i, all_poses.log_likelihood_i, atol=0.03)
+    free = SMALL["unmasked_batch"](problem, RADIUS, noise=SMALL["white_noise"](problem, sigma2=1e6))
+    flat = expect(free, volume, symmetric).effective_orientations_i
+    np.testing.assert_allclose(flat, symmetric.cell_count, rtol=0.04)
 
 
 def test_batch_can_be_split(problem: Any) -> None:

@@ -1,5 +1,7 @@
 """Gamma of one particle: normalised, cut to its mass, and what is read off it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -91,3 +93,26 @@ def test_other_peaks_do_not_pull_the_mean() -> None:
     matrices = np.stack([np.eye(3), np.diag([-1.0, -1.0, 1.0])])
     posterior = posterior_of(support_of(np.array([[0.1] * 3, [0.0] * 3]), matrices))
     np.testing.assert_allclose(posterior.matrix, np.eye(3), atol=1e-12)
+
+
+def test_a_mean_is_taken_within_two_steps() -> None:
+    """A rotation at 1.9 steps of 5 degrees pulls, one at three steps does not."""
+    for away, expected in ((9.5, 9.5 * 0.4), (15.0, 0.0)):
+        matrices = np.stack([np.eye(3), Rotation.from_rotvec([0, 0, np.radians(away)]).as_matrix()])
+        posterior = posterior_of(support_of(np.log([[0.2] * 3, [0.4 / 3] * 3]), matrices))
+        assert angular_distance_deg(posterior.matrix, np.eye(3)) == pytest.approx(expected, abs=0.1)
+
+
+def test_cells_on_a_border_count_in_part() -> None:
+    """As if each pose had been scored so many times: a share of a half and one of a half are one whole."""
+    log_prob = np.random.default_rng(6).normal(0, 2, (20, 3)).astype(np.float32)
+    whole = support_of(log_prob)
+    twice = np.concatenate([np.arange(20), np.arange(5)])
+    share_r = np.where((np.arange(25) < 5) | (np.arange(25) >= 20), 0.5, 1.0).astype(np.float32)
+    halved = replace(whole, matrices=whole.matrices[twice], log_prob_rt=log_prob[twice], share_r=share_r)
+    once, again = posterior_of(whole, 1.0), posterior_of(halved, 1.0)
+    assert again.log_evidence == pytest.approx(once.log_evidence, abs=1e-6)
+    assert again.effective_orientations == pytest.approx(once.effective_orientations, rel=1e-6)
+    np.testing.assert_allclose(again.shift_px, once.shift_px, atol=1e-6)
+    np.testing.assert_allclose(again.weight_rt[:5] + again.weight_rt[20:], once.weight_rt[:5], rtol=1e-5)
+    np.testing.assert_allclose(again.weight_rt[5:20], once.weight_rt[5:], rtol=1e-5)

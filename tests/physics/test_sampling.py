@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from posterion.physics.rotations import angular_distance_deg
 from posterion.physics.sampling import RotationGrid, shift_children, shift_lattice
-from posterion.physics.symmetry import point_group_operators, symmetry_equivalents
+from posterion.physics.symmetry import in_asymmetric_unit, point_group_operators, symmetry_equivalents
 
 OFFSET = Rotation.from_rotvec([0.05, -0.03, 0.08]).as_matrix()
 CHILD_WITHIN = 0.65  # of the step: half a pixel's diagonal and a quarter of the in-plane step, measured 0.62
@@ -138,3 +138,25 @@ def test_shift_children_tile_their_square() -> None:
     assert len(np.unique(children.round(6), axis=0)) == 4 * len(shifts)
     grandchildren = shift_children(children, 0.5)
     np.testing.assert_allclose(np.diff(np.unique(grandchildren[:, 0].round(6))), 0.25)
+
+
+@pytest.mark.parametrize("point_group", ["C4", "D2", "D7", "O", "I1"])
+@pytest.mark.parametrize("order", [2, 3])
+def test_shares_of_cells_add_up_to_one_asymmetric_unit(point_group: str, order: int) -> None:
+    """All touched cells are more than the unit; the parts of them inside it are its g-th of the sphere."""
+    turn = Rotation.from_rotvec([0.05, 0.03, -0.06]).as_matrix()
+    grid = RotationGrid(order, turn)
+    cell = grid.all_cells(point_group)
+    share = grid.share_inside(cell, point_group)
+    unit = grid.n_directions * grid.n_psi / len(point_group_operators(point_group))
+    assert len(cell) > 1.05 * unit
+    assert share.sum() == pytest.approx(unit, rel=0.02)
+    assert ((share > 0) & (share <= 1)).all()
+    # Cells whose centre is inside by more than their own size count whole, whatever is asked besides.
+    vectors = grid.matrices(cell)[:, 2]
+    well_inside = in_asymmetric_unit(point_group, vectors, margin_deg=-2 * grid.step_deg)
+    assert (share[well_inside] == 1).all()
+    some = np.random.default_rng(0).permutation(len(cell))[:50]
+    np.testing.assert_array_equal(grid.share_inside(cell[some], point_group), share[some])
+    outside = np.setdiff1d(grid.all_cells(), cell)
+    assert grid.share_inside(outside, point_group).max() <= 1e-3

@@ -174,8 +174,22 @@ def score(
     last = LevelCount(log_prob_rt.size, log_prob_rt.size)
     counts = (*candidates.counts, last)
     return Support(
-        matrices, candidates.shifts_px, log_prob_rt, slices_rp, grid.step_deg, counts, candidates.cell
+        matrices,
+        candidates.shifts_px,
+        log_prob_rt,
+        slices_rp,
+        grid.step_deg,
+        counts,
+        candidates.cell,
+        _share(candidates, plan),
     )
+
+
+def _share(candidates: Candidates, plan: SearchPlan) -> NDArray[np.float32] | None:
+    """Part of each cell of the last level that counts; a search around a pose has no equivalents in it."""
+    if candidates.level < len(plan.levels) - 1 or plan.local_radius_deg is not None:
+        return None
+    return plan.shares(candidates.level, candidates.cell)
 
 
 def children_of(candidates: Candidates, plan: SearchPlan) -> Candidates:

@@ -32,6 +32,7 @@ class SharedGrid:
     power_rp : (R, P) float32, squared moduli of the slices
     log_prior_r : (R,) float32
     pixels : disc of the level
+    share_r : (R,) float32 or None, see `Support`
     """
 
     cell: NDArray[np.int64]
@@ -40,6 +41,7 @@ class SharedGrid:
     power_rp: NDArray[np.float32]
     log_prior_r: NDArray[np.float32]
     pixels: Disc
+    share_r: NDArray[np.float32] | None = None
 
     @classmethod
     def of(cls, volume: FourierVolume, plan: SearchPlan) -> SharedGrid:
@@ -49,7 +51,8 @@ class SharedGrid:
         matrices = plan.grid(0).matrices(cell)
         slices_rp = volume.slices(matrices, pixels)
         power_rp = slices_rp.real**2 + slices_rp.imag**2
-        return cls(cell, matrices, slices_rp, power_rp, plan.prior.of_rotations(matrices), pixels)
+        prior_r = plan.prior.of_rotations(matrices)
+        return cls(cell, matrices, slices_rp, power_rp, prior_r, pixels, plan.shares(0, cell))
 
 
 def dense_log_prob(
@@ -127,6 +130,7 @@ def dense_supports(batch: ImageBatch, grid: SharedGrid, plan: SearchPlan) -> lis
             grid.slices_rp,
             step_deg,
             (LevelCount(scores.size, scores.size),),
+            share_r=grid.share_r,
         )
         for scores in log_prob_itr
     ]

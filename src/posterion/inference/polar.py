@@ -79,6 +79,7 @@ class PolarReference:
     phases_pt, collected_phases_pt : (A J, T) complex64, of the shifts on both grids' samples
     log_prior_d : (D,) float32
     slices, powers : harmonics of the slices, and of their squared moduli, which have even ones only
+    share_r : (psi D,) float32 or None, see `Support`
     """
 
     grid: PolarGrid
@@ -92,6 +93,7 @@ class PolarReference:
     log_prior_d: Real
     slices: _Harmonics
     powers: _Harmonics
+    share_r: Real | None = None
 
     @classmethod
     def of(
@@ -132,6 +134,7 @@ class PolarReference:
             log_prior_d=plan.prior.of_rotations(frames),
             slices=_Harmonics(grid.bands(), grid.analyse(re, im)),
             powers=_Harmonics(grid.bands(even=True), grid.analyse(re**2 + im**2)),
+            share_r=plan.shares(0, cell.T.ravel()),
         )
 
     @property
@@ -348,7 +351,15 @@ def _posterior(reference: PolarReference, log_prob: Real, mass: float) -> Poster
     scores = np.ascontiguousarray(log_prob).reshape(len(reference.matrices), -1)
     counts = (LevelCount(scores.size, scores.size),)
     slices = np.empty((0, 0), np.complex64)
-    support = Support(reference.matrices, reference.shifts_px, scores, slices, reference.step_deg, counts)
+    support = Support(
+        reference.matrices,
+        reference.shifts_px,
+        scores,
+        slices,
+        reference.step_deg,
+        counts,
+        share_r=reference.share_r,
+    )
     return posterior_of(support, mass)
 
 

@@ -25,6 +25,8 @@ class Support:
     step_deg : angular step of the rotations
     counts : poses scored and kept at each level that led here, this one the last
     cell : (R,) int64, numbers of the rotations in their grid; None where they are of no grid
+    share_r : (R,) float32, part of each rotation's cell that counts, less than one on the border of the
+        asymmetric unit; None where all count whole
     """
 
     matrices: NDArray[np.float64]
@@ -34,6 +36,7 @@ class Support:
     step_deg: float
     counts: tuple[LevelCount, ...] = ()
     cell: NDArray[np.int64] | None = None
+    share_r: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Posterior:
     weight_rt : (kept R, kept T) float32, sums to one
     log_evidence : log sum of all scored poses
     pmax : largest weight of a single pose
-    effective_orientations : exp(entropy) of the rotation marginal
+    effective_orientations : exp(entropy) of the rotation marginal, in whole cells
     matrix : (3, 3) float64, mean rotation about the best one
     shift_px : (2,) float64, mean shift
     """
@@ -71,15 +74,20 @@ def posterior_of(support: Support, mass: float = 0.999) -> Posterior:
         renormalised
     """
     top = support.log_prob_rt.max()
-    # Single precision for each pose, double for all that is summed over poses.
+    # Single precision for each pose and along its shifts, double for sums over rotations.
     weight_rt = np.exp(support.log_prob_rt - top)
-    total = float(weight_rt.sum(dtype=np.float64))
-    marginal_r = weight_rt.sum(axis=1, dtype=np.float64) / total
-    entropy = -np.sum(marginal_r * np.log(np.maximum(marginal_r, 1e-300)))
-    keep = weight_rt >= _least_kept(weight_rt, total, mass)
-    rotation_r, shift_t = np.flatnonzero(keep.any(axis=1)), np.flatnonzero(keep.any(axis=0))
+    share_r = np.ones(len(weight_rt), np.float32) if support.share_r is None else support.share_r
+    if support.share_r is not None:
+        weight_rt *= share_r[:, None]
+    sum_r = (weight_rt @ np.ones(weight_rt.shape[1], np.float32)).astype(np.float64)
+    total = float(sum_r.sum())
+    marginal_r = sum_r / total
+    entropy = -np.sum(marginal_r * np.log(np.maximum(marginal_r, 1e-300) / share_r))
+    least = _least_kept(weight_rt, total, mass)
+    kept_r, kept_t = np.divmod(np.flatnonzero(weight_rt >= least), weight_rt.shape[1])
+    rotation_r, shift_t = np.flatnonzero(np.bincount(kept_r)), np.flatnonzero(np.bincount(kept_t))
     kept = weight_rt[np.ix_(rotation_r, shift_t)]
-    kept *= keep[np.ix_(rotation_r, shift_t)]
+    kept[kept < least] = 0
     matrix, near_r = _mean_rotation(support, marginal_r)
     shift_weight = weight_rt[near_r].sum(axis=0, dtype=np.float64)
     return Posterior(
@@ -87,7 +95,7 @@ def posterior_of(support: Support, mass: float = 0.999) -> Posterior:
         shift_t=shift_t,
         weight_rt=kept / np.float32(kept.sum(dtype=np.float64)),
         log_evidence=float(top) + float(np.log(total)),
-        pmax=1 / total,
+        pmax=float(weight_rt.max()) / total,
         effective_orientations=float(np.exp(entropy)),
         matrix=matrix,
         shift_px=shift_weight @ support.shifts_px / shift_weight.sum(),

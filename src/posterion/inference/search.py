@@ -107,6 +107,10 @@ class SearchPlan:
         """Rotations of a level."""
         return RotationGrid(self.levels[level].order, self.grid_offset)
 
+    def shares(self, level: int, cell: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        """Part of each rotation of a level that lies in the asymmetric unit; None without symmetry."""
+        return None if self.point_group == "C1" else self.grid(level).share_inside(cell, self.point_group)
+
     @property
     def radius(self) -> int:
         """Highest shell of the last level."""

@@ -16,6 +16,7 @@ __all__ = ["RotationGrid", "shift_children", "shift_lattice"]
 
 Index = NDArray[np.int64]
 _UNIT_PROBE_ORDERS = 2
+_LEAST_SHARE = 1e-3
 
 
 def _unit_vectors(order: int, pixel: Index) -> NDArray[np.float64]:
@@ -101,6 +102,23 @@ class RotationGrid:
             inside = in_asymmetric_unit(point_group, probes)
             directions = np.flatnonzero(inside.reshape(self.n_directions, -1).any(axis=1))
         return (directions[:, None] * self.n_psi + np.arange(self.n_psi)).reshape(-1)
+
+    def share_inside(self, cell: Index, point_group: str) -> NDArray[np.float32]:
+        """Share of each cell's directions that lie in the asymmetric unit: (n,) int64 -> (n,).
+
+        Cells on the unit's border have equivalents on the other side of it. Weighed so, every orientation
+        counts once; a cell that none of the probes finds inside keeps a thousandth.
+        """
+        direction, position = np.unique(np.asarray(cell, np.int64) // self.n_psi, return_inverse=True)
+        vectors = _unit_vectors(self.order, direction) @ self.offset
+        share = np.ones(len(direction), np.float32)
+        # No corner of a HEALPix pixel is farther from its centre than its step.
+        border = np.flatnonzero(~in_asymmetric_unit(point_group, vectors, margin_deg=-self.step_deg))
+        descendants = direction[border, None] * 4**_UNIT_PROBE_ORDERS + np.arange(4**_UNIT_PROBE_ORDERS)
+        probes = _unit_vectors(self.order + _UNIT_PROBE_ORDERS, descendants.ravel()) @ self.offset
+        inside = in_asymmetric_unit(point_group, probes).reshape(descendants.shape)
+        share[border] = np.maximum(inside.mean(axis=1), _LEAST_SHARE)
+        return share[position]
 
     def near(self, matrix: NDArray[np.float64], radius_deg: float) -> Index:
         """Cells whose rotation lies within ``radius_deg`` of one rotation (3, 3)."""
