@@ -90,11 +90,13 @@ def test_unusable_images_are_marked_and_weigh_nothing(
 ) -> None:
     images = problem.images.copy()
     images[0, 3, 5], images[2, 0, 0], images[4] = np.nan, np.inf, 3.25
+    images[5, 1, 1] = 1e25
     batch = prepare(images=images)
-    np.testing.assert_array_equal(batch.finite_i, [False, True, False, True, False, True])
+    np.testing.assert_array_equal(batch.finite_i, [False, True, False, True, False, False])
     for entries in (batch.whitened_ip, batch.ctf2_ip, batch.data_ip, batch.power_i):
         assert np.isfinite(entries).all()
         np.testing.assert_array_equal(entries[~batch.finite_i], 0)
+    assert np.isfinite(batch.masked_power_is[batch.finite_i]).all()
     np.testing.assert_array_equal(batch.whitened_ip[1], prepare().whitened_ip[1])
 
 

@@ -99,3 +99,21 @@ def test_every_search_finds_the_same_posterior(problem: Any, volume: FourierVolu
 def test_an_unknown_search_is_refused(problem: Any, volume: FourierVolume) -> None:
     with pytest.raises(PosterionError, match="search 'fast' is unknown; choose one of auto, exhaustive"):
         posterior(problem.particles[0], volume, search="fast")
+
+
+@pytest.mark.parametrize("search", ["exhaustive", "adaptive", "branch-and-bound"])
+def test_the_coarsest_grid_needs_no_levels(problem: Any, volume: FourierVolume, search: str) -> None:
+    found = posterior(problem.particles[[0]], volume, order=0, search=search)
+    assert found.weight_dqt.shape[:2] == (12, 6)
+    assert found.weight_dqt.sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(("value", "said"), [(np.nan, "NaN"), (1e30, "beyond")])
+def test_an_image_that_cannot_be_used_is_refused(
+    problem: Any, volume: FourierVolume, monkeypatch: pytest.MonkeyPatch, value: float, said: str
+) -> None:
+    images = problem.images[:1].copy()
+    images[0, 2, 2] = value
+    monkeypatch.setattr(type(problem.particles), "images", lambda *_: images)
+    with pytest.raises(PosterionError, match=f"the image .*{said}.*take another particle"):
+        posterior(problem.particles[[0]], volume)

@@ -9,6 +9,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from posterion.data.particles import Particles
+from posterion.data.unusable import usable_images
 from posterion.physics.ctf import ctf_at
 from posterion.physics.fourier import Disc, disc, hermitian_weights, shell_index_2d
 from posterion.physics.polar import PolarGrid
@@ -83,7 +84,7 @@ class ImageBatch:
     masked_power_is : (n, box//2+1) float64, mean ``|y|^2`` of the masked image per shell, divided by the
         mask's area; on the pixels or rings that are compared
     shift0_px : (n, 2) float64, whole-pixel origin offsets already applied
-    finite_i : (n,) bool, False where the image holds NaN or infinity or is constant; its entries are zero
+    finite_i : (n,) bool, False where an image is not of `usable_images`; its entries are zero
     score_weight_ip : (n, P) float32 or None, factors of the M-step; ``data_ip`` holds them already
     polar : the images on polar grids; None where none were asked for
     """
@@ -181,7 +182,7 @@ def prepare_images(
     """
     box = images.shape[-1]
     pixels = disc(box, radius)
-    finite_i = np.isfinite(images).all(axis=(1, 2)) & (images.max(axis=(1, 2)) > images.min(axis=(1, 2)))
+    finite_i = usable_images(images)
     centred = _roll(np.where(finite_i[:, None, None], images, 0), shift0_px)
     mask = soft_disc(box, diameter_px / 2, MASK_EDGE_PX)
     background = (centred * (1 - mask)).sum((1, 2)) / np.maximum((1 - mask).sum(), 1e-9)

@@ -104,10 +104,15 @@ def posterior_of(support: Support, mass: float = 0.999) -> Posterior:
 
 def _least_kept(weight_rt: NDArray[np.float32], total: float, mass: float) -> np.float32:
     """Smallest of the largest weights that together hold a share ``mass`` of the total."""
-    # All weights below this together hold less than what may be dropped: they need no sorting.
-    small = np.float32((1 - mass) * total / weight_rt.size)
-    descending = np.sort(weight_rt[weight_rt >= small])[::-1]
-    last = int(np.searchsorted(np.cumsum(descending, dtype=np.float64), mass * total))
+    # All weights below this together hold less than what may be dropped.
+    weight_x = weight_rt[weight_rt >= np.float32((1 - mass) * total / weight_rt.size)]
+    # The leading bits of positive numbers ascend as they do: bins, of which only one needs sorting.
+    bin_x = weight_x.view(np.uint32) >> 16
+    above_b = np.cumsum(np.bincount(bin_x, weight_x)[::-1])[::-1]
+    cut = int(np.flatnonzero(above_b >= min(mass * total, above_b[0]))[-1])
+    descending = np.sort(weight_x[bin_x == cut])[::-1]
+    more = above_b[cut + 1] if cut + 1 < len(above_b) else 0.0
+    last = int(np.searchsorted(more + np.cumsum(descending, dtype=np.float64), mass * total))
     return np.float32(descending[min(last, len(descending) - 1)])
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from posterion.data.particles import Particles
+from posterion.data.unusable import usable_images, why_unusable
 from posterion.errors import PosterionError
 from posterion.inference.adaptive import LevelImages, refine
 from posterion.inference.branch_and_bound import BranchAndBound
@@ -108,7 +109,8 @@ def posterior(
     Raises
     ------
     PosterionError
-        When ``particle`` is not exactly one, the volume has another box, or the search is unknown.
+        When ``particle`` is not exactly one or its image cannot be used, the volume has another box, or the
+        search is unknown.
     """
     require_search(search)
     if len(particle) != 1:
@@ -129,13 +131,18 @@ def posterior(
     )
     radius = int(np.clip(band, 3, volume.radius))
     images = particle.images()
+    if not usable_images(images).all():
+        raise PosterionError(
+            f"{particle.place(0)}: the image {why_unusable(images[0])}; take another particle"
+        )
     sigma2 = background_power(images, diameter_px) if sigma2_s is None else np.atleast_2d(sigma2_s)
     noise = NoiseModel(sigma2, np.zeros(1, np.int32), np.ones(1), np.zeros(1, np.int32))
     batch = prepare_images(
         particle, np.zeros(1, np.int64), images, radius, diameter_px, noise, _offset_px(particle)
     )
     plan = _complete_plan(order, radius, box, shift_range_px)
-    if search == "exhaustive":
+    # The coarsest grid has no coarser level.
+    if search == "exhaustive" or order == 0:
         log_prob_rt = _complete(batch, volume, plan)
     else:
         small = search == "branch-and-bound"

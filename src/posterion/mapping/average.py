@@ -19,9 +19,10 @@ from posterion.data.atomic import write_text
 from posterion.data.mrc import write_stack
 from posterion.data.particles import Particles, Poses
 from posterion.data.table import Table
+from posterion.data.unusable import usable_images
 from posterion.errors import PosterionError
 from posterion.mapping.fsc import fourier_ring_correlation
-from posterion.mapping.reconstruct import FLAT_PRIOR, half_ids, ssnr_from_fsc, usable_images
+from posterion.mapping.reconstruct import FLAT_PRIOR, half_ids, ssnr_from_fsc
 from posterion.physics.ctf import ctf_half_spectrum
 from posterion.physics.fourier import (
     fourier_crop,

@@ -16,6 +16,7 @@ from posterion.compute import Workers
 from posterion.data.atomic import write_text
 from posterion.data.mrc import read_stack_header, write_stack_batches
 from posterion.data.particles import Particles
+from posterion.data.unusable import usable_images
 from posterion.errors import PosterionError
 from posterion.physics.ctf import ctf_half_spectrum
 from posterion.physics.ctf_correction import (
@@ -152,7 +153,7 @@ def measure_snr(particles: Particles, workers: Workers) -> SnrSpectrum:
         part = SnrMeasurement(box // 2, 0.5 / finest)
         for group, rows in _by_optics(chosen, batch[0]):
             images = batch[1][rows]
-            usable = np.isfinite(images).all(axis=(1, 2))
+            usable = usable_images(images)
             ctf = ctf_half_spectrum(box, chosen, batch[0][rows][usable])
             part.add(images[usable], ctf.reshape(len(ctf), -1), _radial(box, group))
         return part.sums

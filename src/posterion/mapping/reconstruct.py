@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from posterion.compute import Workers
 from posterion.data.particles import Particles
+from posterion.data.unusable import usable_images
 from posterion.errors import PosterionError
 from posterion.mapping.fsc import fourier_shell_correlation
 from posterion.physics.ctf import ctf_at
@@ -28,7 +29,6 @@ __all__ = [
     "half_ids",
     "reconstruct",
     "ssnr_from_fsc",
-    "usable_images",
 ]
 
 _BATCH = 64
@@ -168,12 +168,6 @@ def half_ids(particles: Particles, seed: int = 0) -> NDArray[np.int8]:
         f"the half sets (rlnRandomSubset) of the {len(particles)} particles hold the values "
         f"{present.tolist()}; expected both 1 and 2: remove the column to have the halves drawn at random"
     )
-
-
-def usable_images(images: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Tell images that are finite and not constant: (n, box, box) -> (n,) bool."""
-    varies = images.max(axis=(1, 2)) > images.min(axis=(1, 2))
-    return np.asarray(varies & np.isfinite(images).all(axis=(1, 2)))
 
 
 @dataclass(frozen=True)

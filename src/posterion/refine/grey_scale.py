@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from posterion.data.unusable import usable_images
 from posterion.inference.expectation import BatchExpectation
 from posterion.inference.images import background_power
 from posterion.refine.auto_refine import expect_half
@@ -43,12 +44,12 @@ def background_sigma2(context: RefineContext) -> NDArray[np.float64]:
     spectra = []
     for group in range(int(context.noise_group_i.max()) + 1):
         chosen = _spread(np.flatnonzero(context.noise_group_i == group), _NOISE_IMAGES)
-        parts = [
-            background_power(context.particles.images(chosen[start : start + 64]), context.diameter_px)
-            for start in range(0, len(chosen), 64)
-        ]
+        parts = []
+        for start in range(0, len(chosen), 64):
+            images = context.particles.images(chosen[start : start + 64])
+            parts.append(background_power(images[usable_images(images)], context.diameter_px))
         power_is = np.concatenate(parts)
-        spectra.append(power_is[np.isfinite(power_is).all(axis=1) & (power_is.sum(axis=1) > 0)].mean(axis=0))
+        spectra.append(power_is[power_is.sum(axis=1) > 0].mean(axis=0))
     return np.array(spectra)
 
 

@@ -19,6 +19,7 @@ from posterion.data.atomic import write_text
 from posterion.data.mrc import write_map
 from posterion.data.particles import Particles, Poses
 from posterion.data.unread import with_text
+from posterion.data.unusable import why_unusable
 from posterion.errors import PosterionError
 from posterion.mapping.fsc import FscCurves, fsc_curves, write_fsc
 from posterion.mapping.masks import MaskOptions, automatic_mask
@@ -155,9 +156,9 @@ def write_quarantine(path: Path, particles: Particles, usable: NDArray[np.bool_]
 
 def _why_left_out(particles: Particles, row: int) -> str:
     image = particles.images([row])
-    reason = "holds NaN or infinite values" if not np.isfinite(image).all() else "is constant"
     stack = particles.stack_names[particles.stack_index_i[row]]
-    return f"{particles.place(row)}: image {particles.image_index_i[row] + 1} of {stack} {reason}"
+    number = particles.image_index_i[row] + 1
+    return f"{particles.place(row)}: image {number} of {stack} {why_unusable(image[0])}"
 
 
 def write_reconstruction(

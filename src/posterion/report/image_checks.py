@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterion.data.particles import Particles
+from posterion.data.unusable import LARGEST_PIXEL
 from posterion.report.findings import Finding, counted
 from posterion.report.progress import NullProgress
 from posterion.report.table_checks import about_particles
@@ -34,7 +35,7 @@ class ImageStatistics:
     Attributes
     ----------
     index_i : (n,) int64, rows of the particle set
-    is_finite_i : (n,) bool
+    is_finite_i : (n,) bool, whether no pixel is NaN, infinite or beyond `LARGEST_PIXEL`
     spread_i : (n,) float64, standard deviation of all pixels; 0 for a constant image
     contrast_i : (n,) float64, disc minus ring in standard deviations of the ring; NaN where unknown
     """
@@ -66,7 +67,7 @@ def image_statistics(
     contrast = np.full(len(indices), np.nan)
     with progress("reading images", len(indices), "images") as bar:
         for index, images in chosen.batches(_BATCH):
-            finite[index] = np.isfinite(images).all((1, 2))
+            finite[index] = np.abs(images).max((1, 2)) <= LARGEST_PIXEL
             sound = images[finite[index]]
             varies = np.ptp(sound, axis=(1, 2)) > 0
             spread[index[finite[index]]] = np.where(varies, sound.std((1, 2), dtype=np.float64), 0)
@@ -118,15 +119,14 @@ def _plane_terms(box: int) -> Float:
 
 
 def check_pixels(particles: Particles, statistics: ImageStatistics) -> list[Finding]:
-    """Report images that are not finite or constant."""
+    """Report images that are not finite, beyond all sums, or constant."""
     broken, constant = np.zeros((2, len(particles)), np.bool_)
     broken[statistics.index_i] = ~statistics.is_finite_i
     constant[statistics.index_i] = statistics.is_finite_i & (statistics.spread_i == 0)
     n = len(statistics.index_i)
     removed = f"of {n:,} read: remove them from the set"
-    findings = about_particles(
-        "pixels", "problem", broken, f"with pixels that are not finite, {removed}", "image"
-    )
+    what = f"with pixels that are not finite or beyond {LARGEST_PIXEL:g}, {removed}"
+    findings = about_particles("pixels", "problem", broken, what, "image")
     findings += about_particles(
         "pixels", "problem", constant, f"constant, with nothing in them, {removed}", "image"
     )
