@@ -1,12 +1,14 @@
 """The dense pass against the likelihood in real space, image by image and pose by pose."""
 
 import runpy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from posterion.inference.adaptive import children_of
 from posterion.inference.exhaustive import (
@@ -16,10 +18,15 @@ from posterion.inference.exhaustive import (
     dense_log_prob,
     dense_supports,
 )
+from posterion.inference.expectation import expect_batch
+from posterion.inference.images import ImageBatch
+from posterion.inference.likelihood import gaussian_log_prob, profile_log_prob
+from posterion.inference.posterior import posterior_of
 from posterion.inference.priors import PosePrior
-from posterion.inference.search import Candidates, Level, within_margin
+from posterion.inference.search import Candidates, Level, SearchPlan, within_margin
 from posterion.physics.projection import FourierVolume
 from posterion.physics.sampling import shift_lattice
+from posterion.physics.shift_interpolation import interpolation
 
 SMALL = runpy.run_path(str(Path(__file__).parents[1] / "references" / "small_problem.py"))
 RADIUS = 7
@@ -132,3 +139,90 @@ def test_complete_candidates_are_what_dividing_everything_gives() -> None:
     assert 77 in near.cell
     assert len(near.cell) < 100
     np.testing.assert_allclose(near.shifts_px, complete.shifts_px + shift_px)
+
+
+WIDE_PX, FINE_PX = 2.0, 0.25
+
+
+def wide_plan() -> SearchPlan:
+    """Shifts much finer than the band's wavelength: all follow from few."""
+    plan: SearchPlan = SMALL["one_level_plan"](0, RADIUS, WIDE_PX, FINE_PX)
+    return plan
+
+
+def cross_one_by_one(
+    batch: ImageBatch, shared: SharedGrid, shifts_px: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """``Re sum_p conj(slice) y exp(-2 pi i k.s / n)`` in double precision, a shift at a time: (n, T, R)."""
+    pixels = shared.pixels
+    inside = batch.pixels.within(pixels.radius)
+    slices_pr, whitened_ip = shared.slices_rp.conj().T.astype(complex), batch.whitened_ip[:, inside]
+    parts = []
+    for x, y in shifts_px:
+        phase_p = np.exp(-2j * np.pi * (pixels.kx_p * x + pixels.ky_p * y) / pixels.box)
+        parts.append(((whitened_ip * phase_p) @ slices_pr).real)
+    return np.stack(parts, 1)
+
+
+@pytest.mark.parametrize("score", [gaussian_log_prob, profile_log_prob])
+def test_scores_at_many_shifts_follow_from_few(
+    problem: Any, volume: FourierVolume, score: Callable[..., Any]
+) -> None:
+    """Against every shift by itself, and the likelihood in real space; to hundredths of a nat."""
+    shift0_px = np.array([[0, 0], [1, -2], [-1, 0], [3, 1], [0, 1]], float)
+    plan = replace(wide_plan(), score=score)
+    batch = SMALL["unmasked_batch"](problem, RADIUS + 2, shift0_px)
+    shared = SharedGrid.of(volume, plan)
+    found, shifts_px = dense_log_prob(batch, shared, plan)
+    few = interpolation(shifts_px, shared.pixels)
+    assert few is not None
+    assert len(few.kept_s) < len(shifts_px) / 3
+    ctf2_ip = batch.ctf2_ip[:, batch.pixels.within(RADIUS)].astype(float)
+    norm_ir = ctf2_ip @ np.abs(shared.slices_rp.T.astype(complex)) ** 2
+    expected = score(cross_one_by_one(batch, shared, shifts_px), norm_ir[:, None])
+    prior_it = plan.prior.of_shifts(shift0_px[:, None] + shifts_px, FINE_PX)
+    expected += prior_it[:, :, None] + shared.log_prior_r
+    assert np.ptp(expected, axis=(1, 2)).min() > 15
+    np.testing.assert_allclose(found, expected, atol=0.03)
+    assert np.sqrt(np.mean((found - expected) ** 2)) < 0.005
+
+
+def test_interpolated_scores_are_log_likelihoods_in_real_space(problem: Any, volume: FourierVolume) -> None:
+    plan, rng = wide_plan(), np.random.default_rng(5)
+    batch = SMALL["unmasked_batch"](problem, RADIUS)
+    shared = SharedGrid.of(volume, plan)
+    found, shifts_px = dense_log_prob(batch, shared, plan)
+    for i in range(5):
+        t, r = rng.integers(0, len(shifts_px), 40), rng.integers(0, 72, 40)
+        expected = SMALL["log_likelihood"](problem, volume, i, shared.matrices[r], shifts_px[t], RADIUS)
+        own = found[i, t, r] - batch.power_i[i] - plan.prior.of_shifts(shifts_px[t], FINE_PX)
+        np.testing.assert_allclose(own, expected, atol=0.03)
+
+
+@pytest.mark.parametrize("sharpness", [0.02, 1.0])
+def test_what_posteriors_over_many_shifts_add_to_the_map(
+    problem: Any, volume: FourierVolume, sharpness: float
+) -> None:
+    """``sum_irt Gamma C y / sigma2`` with all shifts, one by one, of broad posteriors and of sharp ones.
+
+    Broad ones keep most shifts, which come from few; sharp ones keep fewer than these, and are moved by them.
+    """
+    batch = SMALL["unmasked_batch"](problem, RADIUS + 1, None, SMALL["white_noise"](problem, 1 / sharpness))
+    plan = wide_plan()
+    shared, pixels = SharedGrid.of(volume, plan), batch.pixels
+    supports = dense_supports(batch, shared, plan)
+    found = expect_batch(batch, volume, plan, shared, None)
+    few = interpolation(supports[0].shifts_px, pixels)
+    assert few is not None
+    numerator, kept = np.zeros((72, len(pixels)), complex), []
+    for i, support in enumerate(supports):
+        posterior = posterior_of(support)
+        kept.append(few.saves(len(posterior.shift_t)))
+        for t, shift in enumerate(support.shifts_px[posterior.shift_t]):
+            phase_p = np.exp(-2j * np.pi * (pixels.kx_p * shift[0] + pixels.ky_p * shift[1]) / pixels.box)
+            moved = batch.data_ip[i] * phase_p
+            numerator[posterior.rotation_r] += np.outer(posterior.weight_rt[:, t], moved)
+    assert kept == [sharpness < 1] * 5
+    rows = [int(np.flatnonzero((shared.matrices == m).all(axis=(1, 2)))[0]) for m in found.insert_matrices]
+    assert np.abs(np.delete(numerator, rows, axis=0)).max(initial=0) == 0
+    np.testing.assert_allclose(found.numerator_mp, numerator[rows], atol=3e-4 * np.abs(numerator).max())

@@ -15,6 +15,7 @@ from posterion.inference.search import Candidates, LevelCount, Pruning, SearchPl
 from posterion.physics.fourier import Disc, disc
 from posterion.physics.projection import FourierVolume
 from posterion.physics.sampling import shift_lattice
+from posterion.physics.shift_interpolation import interpolation
 from posterion.physics.shifts import shift_phases
 
 __all__ = ["SharedGrid", "complete_candidates", "dense_candidates", "dense_log_prob", "dense_supports"]
@@ -61,7 +62,8 @@ def dense_log_prob(
     """Score all images of a batch at all rotations of the shared grid and all shifts.
 
     ``cross_(it)r = [Re, Im of shifted, whitened images] @ [Re, Im of slices]^T`` and
-    ``norm_ir = [C^2/sigma2] @ [|slice|^2]^T`` (THEORY 4).
+    ``norm_ir = [C^2/sigma2] @ [|slice|^2]^T`` (THEORY 4). Where shifts are many for the band, cross terms of
+    a few give all of them, see `posterion.physics.shift_interpolation`.
 
     Parameters
     ----------
@@ -77,16 +79,19 @@ def dense_log_prob(
     inside = batch.pixels.within(grid.pixels.radius)
     step = plan.levels[0].shift_step_px
     shifts_px = shift_lattice(plan.shift_range_px, step)
-    phases_tp = shift_phases(grid.pixels, shifts_px)
-    whitened = batch.whitened_ip[:, None, inside] * phases_tp
-    n, t = whitened.shape[:2]
-    images = np.ascontiguousarray(whitened.reshape(n * t, -1))  # indexing may leave pixels outermost
-    cross = images.view(np.float32) @ grid.slices_rp.view(np.float32).T
+    few = interpolation(shifts_px, grid.pixels)
+    phases_sp = shift_phases(grid.pixels, shifts_px if few is None else shifts_px[few.kept_s])
+    whitened = batch.whitened_ip[:, None, inside] * phases_sp
+    n, s = whitened.shape[:2]
+    images = np.ascontiguousarray(whitened.reshape(n * s, -1))  # indexing may leave pixels outermost
+    cross_isr = (images.view(np.float32) @ grid.slices_rp.view(np.float32).T).reshape(n, s, -1)
     norm_ir = np.ascontiguousarray(batch.ctf2_ip[:, inside]) @ grid.power_rp.T
-    log_prob_itr = plan.score(cross.reshape(n, t, -1), norm_ir[:, None])
-    log_prob_itr += grid.log_prior_r
-    total = batch.shift0_px[:, None] + shifts_px
-    log_prob_itr += plan.prior.of_shifts(total, step)[:, :, None]
+    log_prior_it = plan.prior.of_shifts(batch.shift0_px[:, None] + shifts_px, step)
+    log_prob_itr = np.empty((n, len(shifts_px), len(grid.cell)), np.float32)
+    for i, cross_sr in enumerate(cross_isr):
+        scores_tr = plan.score(cross_sr if few is None else few.at_all(cross_sr), norm_ir[i])
+        scores_tr += grid.log_prior_r
+        np.add(scores_tr, log_prior_it[i][:, None], out=log_prob_itr[i])
     return log_prob_itr, shifts_px
 
 

@@ -34,6 +34,7 @@ from posterion.inference.search import (
     total_counts,
 )
 from posterion.physics.projection import FourierVolume
+from posterion.physics.shift_interpolation import interpolation
 from posterion.physics.shifts import shifted
 
 __all__ = ["BatchExpectation", "expect_batch"]
@@ -317,8 +318,10 @@ def _sum_shared(
     """Slices summed over a batch on the shared grid: the transpose of the dense pass, two matrix products.
 
     ``slice_sum_rp = Gamma^T @ images`` and ``weight_rp = Gamma^T @ [C^2/sigma2]`` (THEORY 4): one
-    insertion per rotation, not one per image.
+    insertion per rotation, not one per image. An image is moved by few shifts where weights of the kept
+    ones, moved onto these, come cheaper.
     """
+    few = interpolation(shifts_px, batch.pixels)
     posteriors = [own.posterior for own in terms if isinstance(own.posterior, Posterior)]
     gamma_ri = np.zeros((len(shared.cell), len(posteriors)), np.float32)
     columns = [np.empty((len(shared.cell), 0), np.float32)]
@@ -327,8 +330,11 @@ def _sum_shared(
         full = np.zeros((len(shared.cell), posterior.weight_rt.shape[1]), np.float32)
         full[posterior.rotation_r] = posterior.weight_rt
         gamma_ri[:, i] = full.sum(axis=1)
+        moved_by = posterior.shift_t
+        if few is not None and few.saves(len(moved_by)):
+            full, moved_by = few.onto_few(full, moved_by), few.kept_s
         columns.append(full)
-        moved.append(shifted(batch.data_ip[row], batch.pixels, shifts_px[posterior.shift_t]))
+        moved.append(shifted(batch.data_ip[row], batch.pixels, shifts_px[moved_by]))
     used = np.flatnonzero(gamma_ri.any(axis=1))
     gamma_rt = np.concatenate(columns, axis=1)[used]
     numerator_rp = (gamma_rt @ np.concatenate(moved).view(np.float32)).view(np.complex64)
