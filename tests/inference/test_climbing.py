@@ -412,6 +412,28 @@ def test_a_two_fold_map_has_two_peaks_without_its_symmetry_and_one_with_it(two_f
     assert np.mean(np.diff(evidence, axis=0)) == pytest.approx(0, abs=0.15)
 
 
+def test_poses_on_their_peaks_are_not_searched_again(clear: Any) -> None:
+    """In a local search they are looked at once; the others go through all bands, to the same peaks."""
+    local = replace(PLAN, local_radius_deg=15.0)
+    everywhere = climbed(clear, PLAN)
+    first = np.searchsorted(everywhere.poses.image_k, np.arange(CLEAR))
+    peaks = everywhere.poses[first]
+    again = climbed(clear, local, peaks)
+    assert again.evaluations_i.max() <= 2
+    assert again.samples_i.tolist() == (again.evaluations_i * again.samples_i.min()).tolist(), "one band"
+    np.testing.assert_allclose(again.log_prob_k, everywhere.log_prob_k[first], atol=0.02)
+    away = np.arange(CLEAR) % 3 == 1
+    turn = Rotation.from_rotvec([0.0, np.radians(6.0), np.radians(5.0)]).as_matrix()
+    moved = replace(peaks, matrices=np.where(away[:, None, None], turn @ peaks.matrices, peaks.matrices))
+    found = climbed(clear, local, moved)
+    assert found.poses.image_k.tolist() == list(range(CLEAR))
+    np.testing.assert_array_equal(found.evaluations_i[~away], again.evaluations_i[~away])
+    assert found.evaluations_i[away].min() > 3
+    distance = angular_distance_deg(found.poses.matrices, peaks.matrices)
+    assert np.median(distance[away]) < 0.5
+    assert distance[~away].max() < 0.5
+
+
 def test_distance_is_measured_in_the_frame_of_the_image(clear: Any) -> None:
     """A peak that is a hundred times as wide about the image's x: turned about it a pose is the same peak."""
     peaks = climbed(clear, PLAN)[np.array([0, 0, 0])]

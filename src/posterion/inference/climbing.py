@@ -36,6 +36,7 @@ _MOST_STEPS = 30
 _FIRST_DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-3, 1e-6, 1e4
 _HALVING_DAMPING = 1.0  # less of it would hardly shorten a step that was too long
 _PLAUSIBLE_GAIN_NATS = 1.0
+_SETTLED_GAIN_NATS = 5.0  # what is promised three standard deviations from the peak, about
 _LONGEST_STEP = 1.0
 _UPPER = np.triu_indices(5)
 
@@ -147,7 +148,10 @@ def peaks_of_batch(
     plan: SearchPlan,
     start: PoseList,
 ) -> Peaks:
-    """Climb from all starts through the bands of a plan; after each band only peaks within the margin go on.
+    """Climb from all starts to different peaks of each image.
+
+    In a local search most images start on the peak where the last iteration left them: where a step in the
+    finest band promises so little that this is so, coarser bands have nothing to say and are left out.
 
     Parameters
     ----------
@@ -162,6 +166,27 @@ def peaks_of_batch(
     Different peaks of each image at the plan's radius, ordered by image; evaluations and samples are of all
     bands.
     """
+    if plan.local_radius_deg is None:
+        return _through_bands(batch, levels, volume, plan, start)
+    finest = _Scene(levels[-1], batch.shift0_px, volume, plan.prior)
+    here = finest.look(_own(start))
+    _, gain_k = _steps(here, np.zeros(len(start)), _longest_step(levels[-1]))
+    settled_k = gain_k < _SETTLED_GAIN_NATS
+    peaks = _ascend(finest, here[settled_k], _TOLERANCE_NATS)
+    if settled_k.all():
+        return peaks
+    others = _through_bands(batch, levels, volume, plan, start[~settled_k])
+    return _joined(peaks, others)
+
+
+def _through_bands(
+    batch: ImageBatch,
+    levels: list[LevelImages],
+    volume: FourierVolume,
+    plan: SearchPlan,
+    start: PoseList,
+) -> Peaks:
+    """Climb through the bands of a plan; after each band only different peaks within the margin go on."""
     bands = {level.pixels.radius: level for level in levels}
     operators = point_group_operators(plan.point_group)
     poses = start
@@ -174,6 +199,19 @@ def peaks_of_batch(
         peaks = peaks[_different(peaks, plan.margin_nats, operators)]
         poses = peaks.poses
     return replace(peaks, evaluations_i=evaluations_i, samples_i=samples_i)
+
+
+def _joined(some: Peaks, others: Peaks) -> Peaks:
+    """Peaks of different images of a batch, ordered by image; evaluations are added up."""
+    columns = ("log_prob_k", "nats_k", "gradient_ka", "normal_kab", "converged_k")
+    poses = PoseList.joined([some.poses, others.poses])
+    order = np.argsort(np.concatenate([some.poses.image_k, others.poses.image_k]), kind="stable")
+    return Peaks(
+        poses=poses,
+        evaluations_i=some.evaluations_i + others.evaluations_i,
+        samples_i=some.samples_i + others.samples_i,
+        **{name: np.concatenate([getattr(some, name), getattr(others, name)])[order] for name in columns},
+    )
 
 
 def _different(peaks: Peaks, margin_nats: float, operators: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -291,10 +329,19 @@ def climb(
     Peaks in the order of ``start``; those that did not converge are marked.
     """
     scene = _Scene(images, shift0_px, volume, prior)
-    best = scene.look(replace(start, matrices=start.matrices.copy(), shifts_px=start.shifts_px.copy()))
+    return _ascend(scene, scene.look(_own(start)), tolerance_nats)
+
+
+def _own(poses: PoseList) -> PoseList:
+    """Copy poses, which climbing overwrites."""
+    return replace(poses, matrices=poses.matrices.copy(), shifts_px=poses.shifts_px.copy())
+
+
+def _ascend(scene: _Scene, best: Peaks, tolerance_nats: float) -> Peaks:
+    """Climb from poses that have been looked at, in place."""
     evaluations_i, samples_i = best.evaluations_i, best.samples_i
-    damping_k = np.full(len(start), _FIRST_DAMPING)
-    longest = _longest_step(images)
+    damping_k = np.full(len(best.poses), _FIRST_DAMPING)
+    longest = _longest_step(scene.images)
     for _ in range(_MOST_STEPS):
         step_ka, gain_k = _steps(best, damping_k, longest)
         best.converged_k[gain_k < tolerance_nats] = True

@@ -104,6 +104,8 @@ def posterior_of(support: Support, mass: float = 0.999) -> Posterior:
 
 def _least_kept(weight_rt: NDArray[np.float32], total: float, mass: float) -> np.float32:
     """Smallest of the largest weights that together hold a share ``mass`` of the total."""
+    if mass >= 1:
+        return np.float32(0)
     # All weights below this together hold less than what may be dropped.
     weight_x = weight_rt[weight_rt >= np.float32((1 - mass) * total / weight_rt.size)]
     # The leading bits of positive numbers ascend as they do: bins, of which only one needs sorting.
