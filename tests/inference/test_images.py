@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from posterion.inference.images import ImageBatch, NoiseModel, background_power, mask_area, prepare_images
+from posterion.inference.images import (
+    ImageBatch,
+    NoiseModel,
+    PolarImages,
+    background_power,
+    mask_area,
+    prepare_images,
+)
 from posterion.physics.ctf import ctf_half_spectrum
 from posterion.physics.fourier import disc
 from posterion.physics.polar import PolarGrid
@@ -179,3 +186,9 @@ def test_weights_of_the_reconstruction_leave_the_comparison_alone(prepare: Calla
         (weight_ip * batch.inserted_ctf2([0, 1, 2, 3, 4, 5]))[[0, 3]],
         rtol=1e-6,
     )
+    nothing = np.zeros((0, 6), np.complex64)
+    on_rings = replace(
+        batch, polar=PolarImages(nothing, nothing.real, nothing, nothing.real, np.zeros((6, 0)))
+    )
+    with pytest.raises(ValueError, match="polar"):
+        on_rings.weighted(weight_ip)

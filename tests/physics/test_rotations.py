@@ -14,6 +14,7 @@ from posterion.physics.rotations import (
     matrices_from_euler,
     matrices_from_rotation_vectors,
     rotation_vectors_from_matrices,
+    trace_of_angle,
 )
 
 RELION = Path(__file__).parents[1] / "references" / "relion_projections.npz"
@@ -108,3 +109,10 @@ def test_distance_broadcasts() -> None:
     expected = np.degrees((Rotation.from_matrix(a[2]) * Rotation.from_matrix(b[1]).inv()).magnitude())
     assert distance.shape == (3, 4)
     assert distance[2, 1] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("angle_deg", [0.0, 11.25, 90.0, 180.0])
+def test_trace_tells_the_angle_of_a_rotation(angle_deg: float) -> None:
+    axis = np.array([0.48, 0.6, -0.64])
+    matrix = Rotation.from_rotvec(np.radians(angle_deg) * axis).as_matrix()
+    assert np.trace(matrix) == pytest.approx(trace_of_angle(angle_deg), abs=1e-12)

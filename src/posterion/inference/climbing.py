@@ -24,7 +24,11 @@ from posterion.inference.priors import PosePrior
 from posterion.inference.search import SearchPlan
 from posterion.kernels import SCORE_TERMS, score_poses
 from posterion.physics.projection import FourierVolume
-from posterion.physics.rotations import matrices_from_rotation_vectors, rotation_vectors_from_matrices
+from posterion.physics.rotations import (
+    matrices_from_rotation_vectors,
+    rotation_vectors_from_matrices,
+    trace_of_angle,
+)
 from posterion.physics.symmetry import point_group_operators
 
 __all__ = ["Peaks", "PoseList", "apart", "climb", "peaks_of_batch"]
@@ -129,8 +133,7 @@ def apart(
     order = np.argsort(-value_r, kind="stable")
     order = order[value_r[order] >= min(floor, float(value_r[order[0]]))]
     flat = matrices[order].reshape(-1, 9)
-    # The trace of a rotation by an angle is 1 + 2 cos(angle).
-    near = 1 + 2 * np.cos(np.radians(_STEPS_APART * step_deg))
+    near = trace_of_angle(_STEPS_APART * step_deg)
     free = np.ones(len(order), bool)
     chosen: list[int] = []
     while free.any() and len(chosen) < _MOST_STARTS:

@@ -122,13 +122,7 @@ def expect_batch(
     if isinstance(shared, PolarReference):
         return _expect_by_harmonics(batch, usable, levels[-1], plan, shared, mass)
     if shared is not None and len(plan.levels) == 1:
-        supports = dense_supports(batch, shared, plan)
-        found = [
-            grid_terms(levels[-1], row, supports[row], mass, plan.log_rotation_cell)[0] for row in usable
-        ]
-        summed = _sum_shared(batch, usable, found, shared, supports[0].shifts_px)
-        collected = _collect(batch, usable, found, levels[-1], plan, summed)
-        return replace(collected, counts=total_counts(supports[row].counts for row in usable))
+        return _expect_on_shared_grid(batch, usable, levels[-1], plan, shared, mass)
     starts = _Starts.of(batch, plan, shared, previous)
     peaks = _Found() if not plan.climb else _climb(batch, usable, levels, volume, plan, starts)
     rules = [margin_rule(plan)] * len(batch) if bounds is None else bounds.rules(batch, levels)
@@ -154,6 +148,22 @@ def expect_batch(
         climbed=sum(peaks.evaluations.values()),
         climbed_samples=peaks.samples,
     )
+
+
+def _expect_on_shared_grid(
+    batch: ImageBatch,
+    usable: list[int],
+    images: LevelImages,
+    plan: SearchPlan,
+    shared: SharedGrid,
+    mass: float,
+) -> BatchExpectation:
+    """Terms of a batch over all rotations of the shared grid, on which what is inserted is summed."""
+    supports = dense_supports(batch, shared, plan)
+    terms = [grid_terms(images, row, supports[row], mass, plan.log_rotation_cell)[0] for row in usable]
+    summed = _sum_shared(batch, usable, terms, shared, supports[0].shifts_px)
+    collected = _collect(batch, usable, terms, images, plan, summed)
+    return replace(collected, counts=total_counts(supports[row].counts for row in usable))
 
 
 def _expect_by_harmonics(
@@ -317,7 +327,7 @@ def _sum_shared(
 ) -> Slices:
     """Slices summed over a batch on the shared grid: the transpose of the dense pass, two matrix products.
 
-    ``slice_sum_rp = Gamma^T @ images`` and ``weight_rp = Gamma^T @ [C^2/sigma2]`` (THEORY 4): one
+    ``slice_sum_rp = Gamma^T @ images`` and ``weight_rp = Gamma^T @ [C^2/sigma2]`` (docs/theory.md 4): one
     insertion per rotation, not one per image. An image is moved by few shifts where weights of the kept
     ones, moved onto these, come cheaper.
     """

@@ -128,7 +128,15 @@ class ImageBatch:
         return ctf2 if self.score_weight_ip is None else ctf2 * self.score_weight_ip[rows]
 
     def weighted(self, weight_ip: NDArray[np.float32]) -> ImageBatch:
-        """Weigh the images in the M-step, not in the comparison: (n, P) factors."""
+        """Weigh the images in the M-step, not in the comparison: (n, P) factors.
+
+        Raises
+        ------
+        ValueError
+            Where the images are on polar grids too, of which the M-step's would stay as they are.
+        """
+        if self.polar is not None:
+            raise ValueError("images on polar grids cannot be weighted")
         return replace(self, data_ip=self.data_ip * weight_ip, score_weight_ip=weight_ip)
 
 

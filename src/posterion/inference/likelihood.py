@@ -1,11 +1,11 @@
 """How well slices explain an image: Gaussian log-probability and correlation coefficient, same sums."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["Score", "cross_and_norm", "gaussian_log_prob", "profile_log_prob"]
-
-from collections.abc import Callable
 
 Real = NDArray[np.float32]
 Score = Callable[[Real, Real], Real]
@@ -17,8 +17,7 @@ def cross_and_norm(
     """Compute the two inner products that every comparison of an image with slices is made of.
 
     ``cross_tr = sum_p Re(conj(slice_rp) whitened_tp)`` and ``norm_r = sum_p ctf2_p |slice_rp|^2``: (L)
-    "various ways
-    to compare images" with R = C P V. Both are matrix products.
+    "various ways to compare images" with R = C P V. Both are matrix products.
 
     Parameters
     ----------
@@ -50,11 +49,9 @@ def gaussian_log_prob(cross: Real, norm: Real) -> Real:
 def profile_log_prob(cross: Real, norm: Real) -> Real:
     """Compute ``(X.R)^2 / (2 |R|^2 sigma2)`` for X.R > 0: the correlation coefficient as a log-probability.
 
-    It is the Gaussian log-probability maximised over the intensity of the image, so it orders poses
-    exactly as
-    ``CC = X.R / (|X| |R|)`` does (FREALIGN, (L)), and margins in nats keep their meaning. Negative
-    correlations score
-    minus the same amount.
+    It is the Gaussian log-probability maximised over the intensity of the image, so it orders poses exactly
+    as ``CC = X.R / (|X| |R|)`` does (FREALIGN, (L)), and margins in nats keep their meaning. Negative
+    correlations score minus the same amount.
 
     Parameters
     ----------

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterion.inference.search import LevelCount
+from posterion.physics.rotations import trace_of_angle
 
 __all__ = ["Posterior", "Support", "posterior_of"]
 
@@ -123,8 +124,7 @@ def _mean_rotation(
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     """Chordal mean of the rotations within two steps of the most probable one, and which those are."""
     best = support.matrices[np.argmax(marginal_r)]
-    # The trace of a rotation by an angle is 1 + 2 cos(angle).
-    least = 1 + 2 * np.cos(np.radians(min(2 * support.step_deg, 180.0)))
+    least = trace_of_angle(min(2 * support.step_deg, 180.0))
     near_r = np.flatnonzero(support.matrices.reshape(-1, 9) @ best.ravel() >= least - 1e-9)
     u, _, vt = np.linalg.svd(np.einsum("r,rij->ij", marginal_r[near_r], support.matrices[near_r]))
     return u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt, near_r

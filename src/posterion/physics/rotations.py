@@ -10,6 +10,7 @@ __all__ = [
     "matrices_from_euler",
     "matrices_from_rotation_vectors",
     "rotation_vectors_from_matrices",
+    "trace_of_angle",
 ]
 
 Float = NDArray[np.float64]
@@ -64,6 +65,11 @@ def matrices_from_rotation_vectors(vectors: Float) -> Float:
 def rotation_vectors_from_matrices(matrices: Float) -> Float:
     """Invert `matrices_from_rotation_vectors`: (n, 3, 3) to (n, 3), radians, length at most pi."""
     return Rotation.from_matrix(np.asarray(matrices, np.float64)).as_rotvec()  # type: ignore[no-any-return]
+
+
+def trace_of_angle(angle_deg: float) -> float:
+    """Trace of a rotation by an angle, ``1 + 2 cos``; those by smaller angles have larger ones."""
+    return float(1 + 2 * np.cos(np.radians(angle_deg)))
 
 
 def angular_distance_deg(a: Float, b: Float) -> Float:

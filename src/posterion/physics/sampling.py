@@ -9,7 +9,7 @@ import hpgeom
 import numpy as np
 from numpy.typing import NDArray
 
-from posterion.physics.rotations import matrices_from_euler
+from posterion.physics.rotations import matrices_from_euler, trace_of_angle
 from posterion.physics.symmetry import in_asymmetric_unit
 
 __all__ = ["RotationGrid", "shift_children", "shift_lattice"]
@@ -129,7 +129,7 @@ class RotationGrid:
             directions = np.array([np.argmax(vectors @ target[2])])
         cell = (directions[:, None] * self.n_psi + np.arange(self.n_psi)).reshape(-1)
         trace = np.einsum("nij,ij->n", self.matrices(cell), matrix)
-        inside = trace >= 1 + 2 * np.cos(np.radians(radius_deg))
+        inside = trace >= trace_of_angle(radius_deg)
         return cell[inside] if inside.any() else cell[[np.argmax(trace)]]
 
 
