@@ -109,9 +109,10 @@ def test_what_is_used_saves_a_third_of_the_multiplications() -> None:
                 assert not few.saves(len(few.kept_s))
 
 
-@pytest.mark.parametrize("shifts_px", [np.zeros((1, 2)), np.zeros((0, 2))])
-def test_lists_of_one_shift_or_none(shifts_px: NDArray[np.float64]) -> None:
-    assert interpolation(shifts_px, disc(32, 8)) is None
+@pytest.mark.parametrize("shifts_px", [np.zeros((0, 2)), np.zeros((63, 2)), shift_lattice(2.5, 1.0)])
+def test_short_lists_are_left_as_they_are(shifts_px: NDArray[np.float64]) -> None:
+    """However low the band: the usual range has 21 shifts."""
+    assert interpolation(shifts_px, disc(128, 5)) is None
 
 
 def test_the_same_list_gives_the_same_bits() -> None:

@@ -16,6 +16,7 @@ __all__ = ["ShiftInterpolation", "interpolation"]
 
 _TOLERANCE = 3e-4
 _WORTH = 1.5
+_FEWEST_SHIFTS = 64
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def interpolation(shifts_px: NDArray[np.floating], pixels: Disc) -> ShiftInterpo
     """Find few shifts from which all of a list follow; None where they would not save much.
 
     Time is counted in multiplications for one slice: T shifts of an image of p real numbers take T p, a few
-    S (p + T). An interpolation takes at most 2/3 of the former.
+    S (p + T). An interpolation takes at most 2/3 of the former. Lists of less than 64 are left as they are:
+    there, products are not what takes the time.
 
     The few are found by Cholesky decomposition, with pivots, of the inner products of phases over the disc,
     ``2 J1(x) / x`` with ``x = 2 pi r |s - s'| / n``: each next one is the shift that those before give worst.
@@ -72,6 +74,8 @@ def interpolation(shifts_px: NDArray[np.floating], pixels: Disc) -> ShiftInterpo
     shifts_px : (T, 2)
     pixels : disc on which images are moved
     """
+    if len(shifts_px) < _FEWEST_SHIFTS:
+        return None
     listed = np.ascontiguousarray(shifts_px, np.float64)
     return _interpolation(listed.tobytes(), pixels.radius, pixels.box, 2 * len(pixels))
 
@@ -102,7 +106,7 @@ def _pivots(shifts_px: NDArray[np.float64], edge: float, most: int) -> tuple[lis
     factor_tk = np.empty((len(shifts_px), most))
     left_t = np.ones(len(shifts_px))  # squared error of each shift, by the ones before
     kept: list[int] = []
-    while (worst := left_t.max(initial=0)) > _TOLERANCE**2:
+    while (worst := left_t.max()) > _TOLERANCE**2:
         if len(kept) == most:
             return [], factor_tk
         # A lattice is symmetric: among equals the first, whatever the rounding.
