@@ -1,12 +1,16 @@
 """All turns in the plane by harmonics against matrix products over pixels: what the dense pass costs.
 
-    python benchmarks/harmonics.py MAP.mrc --diameter 300 [--box 128] [--snr 0.01] [--images 32]
+    python benchmarks/harmonics.py MAP.mrc --diameter 300 [--box 128] [--snr 0.01] [--images 32] [--shifts]
 
 Images simulated from the map are compared with it on whole grids of orientations, by pixels
 (`SharedGrid`) and by harmonics (`PolarReference`), in turn, best of three. "scores" is the cost of all
 log-probabilities of an image, "step" that of the expectation step, with posterior, expected reference and
 what the M-step sums, without its one insertion. Errors are the standard deviation of the scores of all poses
 against those of pixels with a volume padded fourfold, beside the spread of the scores themselves.
+
+--shifts measures instead what wide ranges of shifts cost on pixels, one by one and from few, where that is
+done; errors are those of the latter: standard deviation over all poses, and the largest within 10 nats of
+each image's best.
 """
 
 import argparse
@@ -14,12 +18,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posterion.data.mrc import read_map
 from posterion.data.particles import Particles
+from posterion.inference import exhaustive, expectation
 from posterion.inference.exhaustive import SharedGrid, dense_log_prob
 from posterion.inference.expectation import expect_batch
 from posterion.inference.images import ImageBatch, NoiseModel, prepare_images
@@ -29,11 +35,27 @@ from posterion.inference.search import Level, SearchPlan
 from posterion.physics.fourier import resample
 from posterion.physics.polar import PolarGrid
 from posterion.physics.projection import FourierVolume
+from posterion.physics.shift_interpolation import ShiftInterpolation, interpolation
 from posterion.physics.simulate import SimulationOptions, simulate
 
 GRIDS = ((2, 12, 4.0, 2.0), (2, 20, 2.5, 1.0), (3, 20, 2.5, 1.0), (3, 32, 2.5, 1.0))
 """HEALPix order, shells, range and step of the shifts."""
+WIDE_GRIDS = (
+    (2, 12, 10.0, 2.0),
+    (2, 12, 20.0, 2.0),
+    (2, 12, 10.0, 1.0),
+    (2, 20, 5.0, 1.0),
+    (2, 20, 10.0, 1.0),
+)
 TOGETHER = 8
+HEAD = (
+    "| step | shells | directions x turns | shifts | scores: pixels, ms | harmonics | step: pixels | "
+    "harmonics | ratio | error: pixels, harmonics |"
+)
+WIDE_HEAD = (
+    "| shells | range, px | step | shifts | few | scores: all, few, ms | ratio | step: all, few | ratio | "
+    "error |"
+)
 
 
 def plan_of(order: int, radius: int, range_px: float, step_px: float) -> SearchPlan:
@@ -119,6 +141,44 @@ def measure(args: argparse.Namespace, folder: Path, grid: tuple[int, int, float,
     return f"| {cells} | {cost} | {errors[0]:.2f}, {errors[1]:.2f} of {scores.std():.1f} |"
 
 
+def one_by_one(*_: object) -> ShiftInterpolation | None:
+    """In place of `interpolation`: none."""
+    return None
+
+
+def by(rule: Callable[..., ShiftInterpolation | None], run: Callable[[], Any]) -> Callable[[], Any]:
+    """Do something with shifts by a rule."""
+
+    def ruled() -> Any:
+        for module in (exhaustive, expectation):
+            vars(module)["interpolation"] = rule
+        return run()
+
+    return ruled
+
+
+def measure_shifts(args: argparse.Namespace, folder: Path, grid: tuple[int, int, float, float]) -> str:
+    """One row of the table of wide ranges."""
+    plan, radius = plan_of(*grid), grid[1]
+    batch, _ = prepared(args, folder, radius)
+    volume = FourierVolume.from_map(reduced(args)[0], radius)
+    shared = SharedGrid.of(volume, plan)
+    scores = [by(rule, lambda: dense_log_prob(batch, shared, plan)) for rule in (one_by_one, interpolation)]
+    steps = [
+        by(rule, lambda: expect_batch(batch, volume, plan, shared, None))
+        for rule in (one_by_one, interpolation)
+    ]
+    times = milliseconds([*scores, *steps], len(batch))
+    (every, shifts_px), (found, _) = (run() for run in scores)
+    few = interpolation(shifts_px, shared.pixels)
+    near = every > every.max(axis=(1, 2), keepdims=True) - 10
+    error = f"{(found - every).std():.3f}, {np.abs(found - every)[near].max():.3f}"
+    kept = "-" if few is None else len(few.kept_s)
+    cells = f"{radius} | {grid[2]:g} | {grid[3]:g} | {len(shifts_px)} | {kept}"
+    cost = " | ".join(f"{a:.2f}, {b:.2f} | {a / b:.2f}" for a, b in (times[:2], times[2:]))
+    return f"| {cells} | {cost} | {error} |"
+
+
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(
@@ -130,15 +190,14 @@ def main() -> None:
     parser.add_argument("--snr", type=float, default=0.01)
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--tiny", action="store_true", help="one small grid: to try the script")
+    parser.add_argument("--shifts", action="store_true", help="wide ranges of shifts instead")
     args = parser.parse_args()
-    print(
-        "| step | shells | directions x turns | shifts | scores: pixels, ms | harmonics | step: pixels | "
-        "harmonics | ratio | error: pixels, harmonics |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    for grid in ((1, 5, 1.0, 1.0),) if args.tiny else GRIDS:
+    print(WIDE_HEAD if args.shifts else HEAD, "|---|---|---|---|---|---|---|---|---|---|", sep="\n")
+    grids = WIDE_GRIDS if args.shifts else GRIDS
+    row = measure_shifts if args.shifts else measure
+    for grid in ((1, 5, 1.0, 1.0),) if args.tiny else grids:
         with tempfile.TemporaryDirectory() as folder:
-            print(measure(args, Path(folder), grid), flush=True)
+            print(row(args, Path(folder), grid), flush=True)
 
 
 if __name__ == "__main__":
