@@ -29,7 +29,7 @@ def test_json_is_all_of_the_output() -> None:
 def test_a_wrong_option_is_one_sentence() -> None:
     result = CliRunner().invoke(app, ["bench", "--box", "33"])
     assert isinstance(result.exception, PosterionError)
-    assert str(result.exception) == "--box 33: expected an even number of pixels from 16 to 1024"
+    assert str(result.exception) == "--box 33: expected an even number of pixels from 20 to 1024"
 
 
 @pytest.mark.parametrize("option", ["--threads", "--particles"])

@@ -17,7 +17,7 @@ from posterion.refine.forecast import (
 from posterion.refine.state import IterationInfo, RefineConfig
 
 CONFIG = RefineConfig(diameter_angstrom=150.0)
-NOTHING = StageCosts(prepare=0, first=0, everywhere=0, local=0, insert=0, iteration=0)
+NOTHING = StageCosts(prepare=0, first=0, everywhere=0, local=0, insert=0, references=0, maps=0)
 
 
 def cpu_seconds(n_particles: int, **costs: float) -> float:
@@ -38,7 +38,7 @@ def test_it_grows_with_what_costs() -> None:
 
 def test_stages_add_up() -> None:
     """One first iteration, three everywhere, three local; 100 images searched five times for the scale."""
-    assert cpu_seconds(1000, iteration=1.0) == pytest.approx(7)
+    assert cpu_seconds(1000, references=1.0) == cpu_seconds(1000, maps=1.0) == pytest.approx(7)
     assert cpu_seconds(1000, local=0.5) == pytest.approx(1500)
     assert cpu_seconds(1000, everywhere=0.5) == pytest.approx(1500)
     assert cpu_seconds(1000, insert=0.5) == pytest.approx(3500)
@@ -52,6 +52,18 @@ def times(n_particles: int, **options: Any) -> dict[str, float]:
     usual = usual_iterations(n_particles, **options)
     kinds = ("first", "everywhere", "local")
     return {kind: sum(u.images for u in usual if u.kind == kind) / n_particles for kind in kinds}
+
+
+def test_a_look_inserts_nothing_and_makes_no_map() -> None:
+    """Nine iterations, of which one searches 2,000 everywhere and does no more."""
+    usual = usual_iterations(100_000)
+    assert [each.maps for each in usual] == [True] * 7 + [False, True]
+    assert all(each.maps for each in usual_iterations(100_000, subset="all"))
+    assert cpu_seconds(100_000, references=1.0) == pytest.approx(9)
+    assert cpu_seconds(100_000, maps=1.0) == pytest.approx(8)
+    inserted = sum(each.images for each in usual) - 2000
+    assert cpu_seconds(100_000, insert=0.01) == pytest.approx(0.01 * inserted)
+    assert cpu_seconds(100_000, everywhere=0.01) == pytest.approx(0.01 * 114_000)
 
 
 def test_fewer_iterations_keep_the_last() -> None:
@@ -87,7 +99,15 @@ def test_time_left_follows_what_was_measured() -> None:
     part = iteration(particles=50)
     assert seconds_left([part], 100, CONFIG) == pytest.approx(2 * (expected - 5) + 5)
     look = iteration(search="look", seconds={"expectation": 10.0})
-    assert seconds_left([iteration(iteration=1), look], 100, CONFIG) == pytest.approx(expected)
+    longer = 5 + (expected - 5) * everywhere / (everywhere - 0.0008)  # the look inserted nothing in its 10 s
+    assert seconds_left([iteration(iteration=1), look], 100, CONFIG) == pytest.approx(longer)
+
+
+def test_a_look_that_is_left_makes_no_map() -> None:
+    """Of 100,000 after seven iterations: a look at 2,000 and the last, of all."""
+    last = iteration(iteration=7, search="local", particles=100_000)
+    local, look = 100_000 * (0.0006 + 0.0015 + 0.0008), 2000 * (0.0006 + 0.003)
+    assert seconds_left([last], 100_000, CONFIG) == pytest.approx(10 * (local + look) / local + 1)
 
 
 def test_broad_posteriors_take_more_iterations_and_none_is_cheaper() -> None:
@@ -108,6 +128,42 @@ def test_symmetry_makes_the_first_search_cheaper() -> None:
     none, octahedral = typical_costs(128, "C1"), typical_costs(128, "O")
     assert octahedral.first < 0.6 * none.first
     assert typical_costs(256, "C1").local == pytest.approx(4 * none.local)
+
+
+MEASURED_BROAD = (  # 70S ribosome, peak of one iteration and the last; see docs/performance.md
+    (300, 128, 1, 1.651e9),
+    (300, 128, 2, 2.044e9),
+    (300, 128, 4, 2.936e9),
+    (300, 128, 8, 3.538e9),
+    (160, 256, 1, 5.662e9),
+    (160, 256, 2, 7.447e9),
+)
+
+
+@pytest.mark.parametrize(("n_particles", "box", "threads", "measured"), MEASURED_BROAD)
+def test_broad_posteriors_stay_below_what_is_said(
+    n_particles: int, box: int, threads: int, measured: float
+) -> None:
+    said = forecast(n_particles, box, CONFIG, threads)
+    assert measured < said.broad_memory_bytes < 1.25 * measured
+    assert said.memory_bytes < measured
+
+
+def test_broad_posteriors_add_slices_for_each_batch_that_waits() -> None:
+    """4,608 slices of 12 bytes a sample, of no more batches than there are; with O the maps outweigh them."""
+    slices = 12 * 4608 * half_disc(63)
+    one, two = (forecast(10_000, 128, CONFIG, threads).broad_memory_bytes for threads in (1, 2))
+    assert two - one == pytest.approx(120e6 + slices)
+    few, more = (forecast(count, 128, CONFIG, 16).broad_memory_bytes for count in (64, 128))
+    assert more - few == pytest.approx(slices + 64 * 200)
+    symmetric = forecast(10_000, 128, replace(CONFIG, point_group="O"), 1)
+    assert symmetric.broad_memory_bytes == symmetric.memory_bytes
+
+
+def half_disc(radius: int) -> int:
+    """Fourier pixels within a radius, one of each pair of Friedel mates."""
+    every = [(x, y) for x in range(radius + 1) for y in range(-radius, radius + 1)]
+    return sum(x * x + y * y <= radius**2 and (x > 0 or y >= 0) for x, y in every)
 
 
 def test_box_128_is_within_two_gibibytes() -> None:

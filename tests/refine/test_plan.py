@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from posterion.compute import Workers
 from posterion.mapping.masks import low_pass
 from posterion.refine.context import RefineContext
 from posterion.refine.inputs import prepare
-from posterion.refine.plan import make_plan, method_now
+from posterion.refine.plan import make_plan, method_now, radii
 from posterion.refine.schedule import SearchState
 from posterion.refine.start import init
 from posterion.refine.state import RefinementState
@@ -56,6 +58,23 @@ def test_best_poses_where_the_schedule_asks_for_them(context: RefineContext, sta
     best = replace(state, search=SearchState(best_only=True))
     assert method_now(context, best) == "projection-matching"
     assert not make_plan(context, best, 5).climb
+
+
+def test_shells_beyond_the_resolution_are_compared_and_collected(
+    context: RefineContext, state: RefinementState
+) -> None:
+    """Four and twenty, ten where posteriors were broad, never beyond Nyquist, to which the last collects."""
+    large = replace(context, particles=cast(Any, SimpleNamespace(box_px=128)))
+
+    def shells(shell: int, share: float, final: bool = False) -> tuple[int, int]:
+        search = SearchState(support_share=share)
+        return radii(large, replace(state, resolution_shell=shell, search=search), final)
+
+    assert shells(30, 0.0) == shells(30, 0.0099) == (34, 50)
+    assert shells(30, 0.01) == (34, 40)
+    assert shells(55, 0.0) == (59, 63)
+    assert shells(62, 0.01) == (63, 63)
+    assert shells(30, 0.0, final=True) == shells(30, 0.01, final=True) == (34, 63)
 
 
 def test_newcomers_are_looked_for_where_the_first_images_were(

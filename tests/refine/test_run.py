@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from posterion.errors import PosterionError
 from posterion.refine import auto_refine, subsets
 from posterion.refine import run as run_module
 from posterion.refine.options import read_config
+from posterion.refine.state import RefineConfig
 
 RESULTS = ("map.mrc", "map_unfiltered.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "fsc.tsv", "particles.star")
 
@@ -354,3 +356,34 @@ def test_killed_with_sigkill_it_goes_on_to_the_same_bytes(
     assert "going on from iteration" in (output / "run.log").read_text()
     require_same_results(output, tiny_run.folder)
     assert not list(output.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("available", "words"),
+    [
+        (3.2e9, None),
+        (3.0e9, "3.0 GB of memory left: the run may be stopped for want of memory if posteriors stay broad;"),
+        (1.2e9, "1.2 GB of memory left: the run may be stopped for want of memory; fewer threads"),
+        (None, None),
+    ],
+)
+def test_too_little_memory_is_said_before(
+    available: float | None,
+    words: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """300 images of 128 px on four threads: 1.3 GB, or 3.1 GB where posteriors stay broad."""
+    monkeypatch.setattr(run_module, "memory_available_bytes", lambda: available)
+    config = RefineConfig(diameter_angstrom=150.0)
+    context: Any = SimpleNamespace(
+        particles=range(300), box=128, config=config, workers=SimpleNamespace(threads=4)
+    )
+    with caplog.at_level("INFO", "posterion"):
+        run_module._tell_forecast(context)
+    said, *warned = caplog.records
+    assert "1.3 GB of memory, in the last iteration (up to 3.1 GB if posteriors stay broad), and about" in (
+        said.getMessage()
+    )
+    assert len(warned) == (words is not None)
+    assert words is None or words in warned[0].getMessage()

@@ -28,8 +28,7 @@ from posterion.refine.context import RefineContext
 from posterion.refine.decisions import decide
 from posterion.refine.first_level import first_level, polar_grids
 from posterion.refine.iteration_report import report
-from posterion.refine.plan import make_plan, method_now
-from posterion.refine.schedule import COMPARE_MARGIN_SHELLS, MAP_MARGIN_SHELLS
+from posterion.refine.plan import make_plan, method_now, radii
 from posterion.refine.state import IterationInfo, ParticleEstimates, RefinementState
 from posterion.refine.subsets import members
 from posterion.refine.sums import ExpectationSums
@@ -43,7 +42,6 @@ _BATCH, _BATCH_BY_HARMONICS = 32, 128
 _FEWEST_SLICES = 8
 _SLICES_PER_EFFECTIVE = 3.0
 _SCORE_BFACTOR = 5.0
-_CAUTIOUS_MARGIN_SHELLS, _KNOWN_SHARE = 10, 0.01
 _FSC_LIMIT = 0.143
 
 
@@ -87,12 +85,8 @@ def step(
     start = time.perf_counter()
     if final:
         state = replace(state, search=replace(state.search, subset=0, look=False))
-    nyquist = (context.box - 1) // 2
-    # Where poses are hardly known halves agree on their average over orientations: no reason to hurry.
-    known = state.search.support_share < _KNOWN_SHARE
-    margin = MAP_MARGIN_SHELLS if known else _CAUTIOUS_MARGIN_SHELLS
-    radius = nyquist if final else min(state.resolution_shell + margin, nyquist)
-    plan = make_plan(context, state, min(state.resolution_shell + COMPARE_MARGIN_SHELLS, radius), radius)
+    compared, radius = radii(context, state, final)
+    plan = make_plan(context, state, compared, radius)
     look = state.search.look
     sums = ExpectationSums(context, state, plan, None if look else radius)
     for half in (0, 1):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from posterion.physics.fourier import disc
 from posterion.physics.symmetry import point_group_operators
 from posterion.refine.decisions import mostly_peaks
 from posterion.refine.grey_scale import SCALE_IMAGES, SCALE_SEARCHES
+from posterion.refine.schedule import cells_of_order
 from posterion.refine.state import IterationInfo, RefineConfig
 from posterion.refine.subsets import first_subset, larger_subset
 
@@ -27,6 +29,9 @@ _BYTES_PER_THREAD = 120e6  # a batch of images with its scores
 _BYTES_PER_PARTICLE = 200.0  # columns, and estimates twice; see docs/refine.md
 _BYTES_PER_VOXEL = 220.0  # both halves' sums and one's transform, at the last iteration's full radius
 _BYTES_PER_VOXEL_SYMMETRIC = 130.0  # more, where sums are rotated onto each other
+_BYTES_PER_VOXEL_SUMMED = 128.0  # of that, sums while images are still searched
+_SUMMED_ORDER, _SUMMED_IMAGES, _SAMPLE_BYTES = 2, 32, 12  # grid on which a batch's slices are summed
+_BATCHES_MORE = 2  # than threads: done and waiting, and being inserted
 _START_SECONDS = 4.0
 _SPEEDUP = 0.9  # exponent: wall time falls as threads**0.9
 _FILES = 5
@@ -36,10 +41,18 @@ _BROAD_ITERATIONS = 15
 
 @dataclass(frozen=True)
 class UsualIteration:
-    """One of a usual run's: ``first``, ``everywhere`` or ``local``, and how many images it searches."""
+    """One of a usual run's.
+
+    Attributes
+    ----------
+    kind : ``first``, ``everywhere`` or ``local``
+    images : how many it searches
+    maps : whether it inserts them and makes maps; a look does not
+    """
 
     kind: str
     images: int
+    maps: bool = True
 
 
 def usual_iterations(n_particles: int, subset: str = "auto", most: int = 30) -> tuple[UsualIteration, ...]:
@@ -66,6 +79,8 @@ def usual_iterations(n_particles: int, subset: str = "auto", most: int = 30) -> 
         counts = [n_particles] * 7
     kinds = ["first", *["everywhere"] * (len(counts) - 5), "local", "local", "everywhere", "local"]
     usual = [UsualIteration(kind, count) for kind, count in zip(kinds, counts, strict=True)]
+    if part:
+        usual[-2] = replace(usual[-2], maps=False)
     return (*usual[:-1][:most], usual[-1])
 
 
@@ -79,8 +94,9 @@ class StageCosts:
     first : per image: search of the first iteration, everywhere, from the low-passed reference
     everywhere : per image: a later search over all orientations
     local : per image: a search about the last pose
-    insert : per image and iteration: what it adds to the map's sums
-    iteration : per iteration, however many images: shared slices, transforms and solves of both halves
+    insert : per image and iteration with maps: what it adds to the map's sums
+    references : per iteration, however many images: transforms of both references and shared slices
+    maps : per iteration with maps: sums of both halves joined and solved
     """
 
     prepare: float
@@ -88,12 +104,13 @@ class StageCosts:
     everywhere: float
     local: float
     insert: float
-    iteration: float
+    references: float
+    maps: float
 
 
 # On a core of 2.5 GHz with AVX2, box 128, no symmetry: `posterion bench` prints the same for any machine.
 _TYPICAL = StageCosts(
-    prepare=0.0006, first=0.0025, everywhere=0.003, local=0.0015, insert=0.0008, iteration=1.0
+    prepare=0.0006, first=0.0025, everywhere=0.003, local=0.0015, insert=0.0008, references=0.2, maps=0.8
 )
 
 
@@ -104,6 +121,8 @@ class Forecast:
     Attributes
     ----------
     memory_bytes : peak of resident memory, reached in the last iteration, which uses all frequencies
+    broad_memory_bytes : the same where posteriors stay broad to the end: nearly every rotation of a shared
+        grid then has a slice to insert
     seconds : wall time of the whole run; good to a factor of two where posteriors become sharp, several times
         too short where they stay broad
     disk_bytes : of all files, the state between iterations among them
@@ -111,6 +130,7 @@ class Forecast:
     """
 
     memory_bytes: float
+    broad_memory_bytes: float
     seconds: float
     disk_bytes: float
     cpu_seconds: float
@@ -135,7 +155,8 @@ def typical_costs(box_px: int, point_group: str) -> StageCosts:
         everywhere=_TYPICAL.everywhere * pixels,
         local=_TYPICAL.local * pixels,
         insert=_TYPICAL.insert * pixels,
-        iteration=_TYPICAL.iteration * voxels,
+        references=_TYPICAL.references * voxels,
+        maps=_TYPICAL.maps * voxels,
     )
 
 
@@ -144,8 +165,10 @@ def forecast(
 ) -> Forecast:
     """Forecast memory, time and disk from the sizes that matter; the constants were fitted to measured runs.
 
-    ``memory = base + a threads + b N + c n^3``;
-    ``CPU = start + sum over iterations (images (prepare + search + insert) + iteration)``.
+    ``memory = base + a threads + b N + c n^3``, and with broad posteriors, where that is more,
+    ``base + a threads + b N + d n^3 + min(threads + 2, batches of a half + 1) 12 bytes (4608/g) P``, with P
+    pixels up to Nyquist;
+    ``CPU = start + sum over iterations (images (prepare + search + insert) + references + maps)``.
 
     Parameters
     ----------
@@ -155,27 +178,38 @@ def forecast(
     threads : that work at a time
     costs : of the stages on this machine, as `posterion.report.bench.bench` measures them; typical where None
     """
-    voxels = float(box_px) ** 3
-    memory = _BASE_BYTES + threads * _BYTES_PER_THREAD + n_particles * _BYTES_PER_PARTICLE
-    symmetric = len(point_group_operators(config.point_group)) > 1
-    memory += voxels * (_BYTES_PER_VOXEL + symmetric * _BYTES_PER_VOXEL_SYMMETRIC)
+    voxels, order = float(box_px) ** 3, len(point_group_operators(config.point_group))
+    searching = _BASE_BYTES + threads * _BYTES_PER_THREAD + n_particles * _BYTES_PER_PARTICLE
+    memory = searching + voxels * (_BYTES_PER_VOXEL + (order > 1) * _BYTES_PER_VOXEL_SYMMETRIC)
+    batches = min(threads + _BATCHES_MORE, -(-n_particles // (2 * _SUMMED_IMAGES)) + 1)
+    broad = searching + voxels * _BYTES_PER_VOXEL_SUMMED + batches * _bytes_summed(box_px, order)
     costs = costs or typical_costs(box_px, config.point_group)
     usual = usual_iterations(n_particles, config.subset, config.max_iterations)
     work = _cpu_seconds(n_particles, costs, usual)
     disk = (_FILES + 2) * 4 * voxels + 300 * n_particles
-    return Forecast(memory, _START_SECONDS + work / threads**_SPEEDUP, disk, _START_SECONDS + work)
+    seconds = _START_SECONDS + work / threads**_SPEEDUP
+    return Forecast(memory, max(memory, broad), seconds, disk, _START_SECONDS + work)
+
+
+def _bytes_summed(box_px: int, group_order: int) -> float:
+    """Slices that a batch inserts where posteriors are broad: all of a shared grid, up to Nyquist.
+
+    Harmonics that a batch sums in their place, on a grid of half the step, take two thirds.
+    """
+    pixels = len(disc(box_px, (box_px - 1) // 2))
+    return _SAMPLE_BYTES * cells_of_order(_SUMMED_ORDER, group_order) * pixels
 
 
 def _cpu_seconds(n_particles: int, costs: StageCosts, usual: Sequence[UsualIteration]) -> float:
     """CPU time of the fit of the grey scale and of all iterations."""
     fitted = min(n_particles, SCALE_IMAGES) * SCALE_SEARCHES * (costs.prepare + costs.first)
-    return fitted + _search_seconds(usual, costs) + len(usual) * costs.iteration
+    maps = sum(each.maps for each in usual) * costs.maps
+    return fitted + _search_seconds(usual, costs) + len(usual) * costs.references + maps
 
 
 def _search_seconds(usual: Iterable[UsualIteration], costs: StageCosts) -> float:
-    around = costs.prepare + costs.insert
     search = {"first": costs.first, "everywhere": costs.everywhere, "local": costs.local}
-    return sum(each.images * (around + search[each.kind]) for each in usual)
+    return sum(each.images * (costs.prepare + search[each.kind] + each.maps * costs.insert) for each in usual)
 
 
 def seconds_left(history: Sequence[IterationInfo], n_particles: int, config: RefineConfig) -> float:
@@ -198,10 +232,11 @@ def seconds_left(history: Sequence[IterationInfo], n_particles: int, config: Ref
         left: Sequence[UsualIteration] = [UsualIteration(kind, n_particles)] * more
     else:
         left = usual[last.iteration :] or usual[-1:]
-    scale = last.seconds["expectation"] / _search_seconds([UsualIteration(kind, last.particles)], _TYPICAL)
+    done = UsualIteration(kind, last.particles, maps=last.search != "look")
+    scale = last.seconds["expectation"] / _search_seconds([done], _TYPICAL)
     # A look makes no map, but what follows it does.
     maps = next(info.seconds["maximisation"] for info in reversed(history) if info.search != "look")
-    return scale * _search_seconds(left, _TYPICAL) + len(left) * maps
+    return scale * _search_seconds(left, _TYPICAL) + sum(each.maps for each in left) * maps
 
 
 def memory_available_bytes() -> float | None:

@@ -1,4 +1,4 @@
-"""How an iteration searches: levels, ranges, prior, and a random turn of the grid."""
+"""How an iteration searches: shells, levels, ranges, prior, and a random turn of the grid."""
 
 from __future__ import annotations
 
@@ -10,13 +10,36 @@ from posterion.inference.priors import PosePrior
 from posterion.inference.search import SearchPlan
 from posterion.physics.symmetry import point_group_operators
 from posterion.refine.context import RefineContext
-from posterion.refine.schedule import SearchGeometry, local_radius_deg, search_levels
+from posterion.refine.schedule import (
+    COMPARE_MARGIN_SHELLS,
+    MAP_MARGIN_SHELLS,
+    SearchGeometry,
+    local_radius_deg,
+    search_levels,
+)
 from posterion.refine.state import RefinementState
 
-__all__ = ["make_plan", "method_now"]
+__all__ = ["make_plan", "method_now", "radii"]
 
 _GRID_TURN_DEG = 5.0
 _LATER_SHIFT_RANGE_PX = 2.5
+_CAUTIOUS_MARGIN_SHELLS, _KNOWN_SHARE = 10, 0.01
+
+
+def radii(context: RefineContext, state: RefinementState, final: bool = False) -> tuple[int, int]:
+    """Choose the highest shells that an iteration compares and collects, Fourier pixels.
+
+    Parameters
+    ----------
+    context, state : the run and where it stands
+    final : whether the iteration is the last, which collects all frequencies up to Nyquist
+    """
+    nyquist = (context.box - 1) // 2
+    # Where poses are hardly known halves agree on their average over orientations: no reason to hurry.
+    known = state.search.support_share < _KNOWN_SHARE
+    margin = MAP_MARGIN_SHELLS if known else _CAUTIOUS_MARGIN_SHELLS
+    collected = nyquist if final else min(state.resolution_shell + margin, nyquist)
+    return min(state.resolution_shell + COMPARE_MARGIN_SHELLS, collected), collected
 
 
 def make_plan(

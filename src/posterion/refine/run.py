@@ -259,19 +259,23 @@ class _Run:
 
 def _tell_forecast(context: RefineContext) -> None:
     need = forecast(len(context.particles), context.box, context.config, context.workers.threads)
+    usual, broad = need.memory_bytes / 1e9, need.broad_memory_bytes / 1e9
+    more = f" (up to {broad:.1f} GB if posteriors stay broad)" if round(broad - usual, 1) else ""
     _LOG.info(
-        "forecast: %.1f GB of memory, in the last iteration, and about %s on %d threads; %.0f MB of disk",
-        need.memory_bytes / 1e9,
+        "forecast: %.1f GB of memory, in the last iteration%s, and about %s on %d threads; %.0f MB of disk",
+        usual,
+        more,
         _duration(need.seconds),
         context.workers.threads,
         need.disk_bytes / 1e6,
     )
     available = memory_available_bytes()
-    if available is not None and need.memory_bytes > available:
+    if available is not None and need.broad_memory_bytes > available:
         _LOG.warning(
-            "this machine has %.1f GB of memory left: the run may be stopped for want of memory; fewer "
+            "this machine has %.1f GB of memory left: the run may be stopped for want of memory%s; fewer "
             "threads or a smaller box (binned images) need less",
             available / 1e9,
+            "" if need.memory_bytes > available else " if posteriors stay broad",
         )
 
 

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from posterion.errors import PosterionError
-from posterion.physics.fourier import disc
 from posterion.physics.symmetry import point_group_operators
 from posterion.refine.forecast import (
     Forecast,
@@ -19,7 +18,6 @@ from posterion.refine.forecast import (
     usual_iterations,
 )
 from posterion.refine.options import RefineOptions, resolve
-from posterion.refine.schedule import cells_of_order
 from posterion.refine.state import RefineConfig
 from posterion.report.bench_operations import (
     Climbed,
@@ -64,8 +62,6 @@ _KINDS = {
     "broad": "while posteriors cover more than 1 % of all orientations, as those of weak images do",
 }
 _LABEL, _COLUMN = 34, 12
-_LISTS_BYTES = 2**27  # of each thread: lists of poses of a grid that is too fine to be scored whole
-_SUMMED_ORDER, _SAMPLE_BYTES = 2, 12  # grid on which a batch's slices are summed, numerator and weight
 
 
 @dataclass(frozen=True)
@@ -145,7 +141,8 @@ class BenchReport:
         total = 0.0
         for usual in self.iterations:
             counts = self.searches[instead.get(usual.kind, usual.kind)].operations
-            total += usual.images * counts.total + 2 * counts.once
+            total += usual.images * (counts.total if usual.maps else counts.total - counts.insertion)
+            total += 2 * counts.once * usual.maps
         return total
 
     @property
@@ -242,7 +239,8 @@ class BenchReport:
         yield ""
         yield "the same of weak images, whose posteriors stay broad until the search is local:"
         yield from self._needs(self.weak_forecast)
-        more = o.n_particles * self.searches["broad"].image + self.weak_costs.iteration
+        costs = self.weak_costs
+        more = o.n_particles * self.searches["broad"].image + costs.references + costs.maps
         yield f"  and while they stay broad {format_duration(more)} of CPU time for each further iteration"
 
     def _needs(self, need: Forecast) -> Iterator[str]:
@@ -323,8 +321,7 @@ def _report(
     size = options.n_particles, options.box_px
     need = forecast(*size, config, options.threads, costs)
     weak_need = forecast(*size, config, options.threads, weak)
-    more = _bytes_of_broad(options, searches["broad"].sums_bytes)
-    weak_need = replace(weak_need, memory_bytes=weak_need.memory_bytes + more)
+    weak_need = replace(weak_need, memory_bytes=weak_need.broad_memory_bytes)
     return BenchReport(
         options, rate, searches, costs, need, weak, weak_need, lecture_operations(*size), solve
     )
@@ -339,26 +336,15 @@ def _costs(searches: dict[str, SearchTimes], solve: float) -> StageCosts:
         everywhere=late.search,
         local=searches["local"].search,
         insert=max(searches[kind].insert for kind in _USUAL),
-        iteration=2 * (late.shared + late.once) + solve,
+        references=2 * late.shared,
+        maps=2 * late.once + solve,
     )
-
-
-def _bytes_of_broad(options: BenchOptions, sums_bytes: int) -> float:
-    """Memory that broad posteriors take beside that of sharp ones.
-
-    In the last iteration, at all frequencies, nearly every rotation of a shared grid has a slice to insert,
-    and each thread lists of poses; in others each thread has sums by harmonics.
-    """
-    box = options.box_px
-    rotations = cells_of_order(_SUMMED_ORDER, len(point_group_operators(options.symmetry)))
-    slices = _SAMPLE_BYTES * rotations * len(disc(box, (box - 1) // 2))
-    return slices + options.threads * max(_LISTS_BYTES, sums_bytes)
 
 
 def _weak_costs(broad: SearchTimes, usual: StageCosts, solve: float) -> StageCosts:
     """Put broad searches in the place of usual ones; what they prepare and insert more counts as search."""
     search = max(broad.image - usual.prepare - usual.insert, 0.0)
-    return replace(usual, everywhere=search, iteration=2 * (broad.shared + broad.once) + solve)
+    return replace(usual, everywhere=search, references=2 * broad.shared, maps=2 * broad.once + solve)
 
 
 def _check(options: BenchOptions) -> None:

@@ -34,8 +34,8 @@ from posterion.refine.context import RefineContext
 from posterion.refine.first_level import first_level, polar_grids
 from posterion.refine.inputs import prepare
 from posterion.refine.options import RefineOptions
-from posterion.refine.plan import make_plan
-from posterion.refine.schedule import COMPARE_MARGIN_SHELLS, MAP_MARGIN_SHELLS, SearchState
+from posterion.refine.plan import make_plan, radii
+from posterion.refine.schedule import SearchState
 from posterion.refine.start import init
 from posterion.refine.state import ParticleEstimates, RefinementState
 from posterion.report.bench_harmonics import HarmonicCounts, counted, harmonic_counts
@@ -47,7 +47,6 @@ __all__ = [
     "bench_problem",
     "broad_problem",
     "gemm_rate",
-    "radii",
     "time_search",
     "time_solve",
 ]
@@ -56,7 +55,7 @@ _PHANTOM_ANGSTROM = 150.0  # what the embedded assembly fits into
 _SOLVES = 4
 _SHIFT_SD_PX = 2.0
 _SNR, _WEAK_SNR, _WEAK_AT_PX = 0.1, 0.001, 128
-_BROAD_SHARE, _BROAD_MARGIN_SHELLS = 0.01, 10  # where posteriors are broad, and what is collected there
+_BROAD_SHARE = 0.02  # of all orientations, which the weak images' posteriors are said to have covered
 _BROAD_RESOLUTION = 2.0  # times that of late iterations
 _BATCH, _BATCH_BY_HARMONICS, _SCORED_TOGETHER = 8, 128, 4
 _GEMM_SHAPE = 1344, 1256, 4608
@@ -95,7 +94,6 @@ class SearchTimes:
         the M-step too, and insertion
     shared : per iteration and half: the volume's transform and its slices on the shared grid
     once : per iteration and half: insertion of what all images have summed by harmonics
-    sums_bytes : memory of those sums, which every thread has of its batch
     support_share : mean effective number of orientations of the posteriors over the number of cells
     operations : per image
     """
@@ -109,7 +107,6 @@ class SearchTimes:
     insert: float
     shared: float
     once: float
-    sums_bytes: int
     support_share: float
     operations: OperationCounts
 
@@ -212,7 +209,7 @@ def broad_problem(
     reached = min(_BROAD_RESOLUTION * resolution_angstrom, box_px * pixel_size_angstrom / 4)
     snr = _WEAK_SNR * (_WEAK_AT_PX / box_px) ** 2
     with _simulated(*size, point_group, reached, (images, snr)) as (context, _, late):
-        yield context, replace(late, search=replace(late.search, support_share=2 * _BROAD_SHARE))
+        yield context, replace(late, search=replace(late.search, support_share=_BROAD_SHARE))
 
 
 @contextmanager
@@ -300,19 +297,9 @@ def time_search(context: RefineContext, state: RefinementState, images: int | No
         insert=each["insert"],
         shared=clock.seconds["shared"],
         once=clock.seconds["once"],
-        sums_bytes=0 if timed.turned is None else timed.turned.numerator.nbytes + timed.turned.weight.nbytes,
         support_share=timed.effective / count / plan.cell_count,
         operations=timed.operations(count),
     )
-
-
-def radii(context: RefineContext, state: RefinementState) -> tuple[int, int]:
-    """Highest shells that an iteration compares and collects, as `posterion.refine.auto_refine.step` does."""
-    broad = state.search.support_share >= _BROAD_SHARE
-    margin = _BROAD_MARGIN_SHELLS if broad else MAP_MARGIN_SHELLS
-    nyquist = (context.box - 1) // 2
-    collected = min(state.resolution_shell + margin, nyquist)
-    return min(state.resolution_shell + COMPARE_MARGIN_SHELLS, collected), collected
 
 
 @dataclass
