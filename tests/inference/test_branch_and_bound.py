@@ -208,3 +208,28 @@ def test_a_rise_is_exceeded_as_often_as_is_said(problem: Any, bound: str) -> Non
             rise = 0.5 * np.sum(weight * np.abs(change) ** 2) + np.sum(white * [change.real, change.imag])
             exceeded.append(rise > rise_i[row])
     assert np.mean(exceeded) == pytest.approx(0.05, abs=0.03)
+
+
+@pytest.mark.parametrize("bound", ["posterior", "full-band"])
+def test_a_floor_counts_the_shifts_that_a_cell_holds(problem: Any, bound: Any) -> None:
+    """The good pose has the prior of one of the last shifts, a cell that of the 16 or 4 that it holds.
+
+    Scores are made up: a tenth above and below the floor, and below and above the good pose's.
+    """
+    volume, batch = FourierVolume.from_map(problem.truth, 9), SMALL["unmasked_batch"](problem, 9)
+    levels = (Level(2, 5, 1.0), Level(3, 7, 0.5), Level(4, 9, 0.25))
+    plan = replace(plan_of(levels), shift_range_px=2.0)
+    rise = ExpectedRise.of(volume, plan)
+    rule = BranchAndBound(volume, plan, bound, rise, 0.02).rules(
+        batch, [LevelImages.of(batch, level.radius) for level in levels]
+    )[3]
+    rule.good_l = good_l = np.array([60.0, 80.0, 100.0])  # type: ignore[attr-defined]
+    for level, held in ((0, 16), (1, 4)):
+        target = good_l[level if bound == "posterior" else 2] + np.log(held)
+        rise_i = rise.rise_i(batch, plan, level, 0.01, bound == "full-band")
+        floor = target - rise_i[3] - LOG_INVERSE_EPSILON
+        candidates = Candidates(level, np.arange(3), np.zeros((1, 2)))
+        scores = np.array([[floor - 0.1], [floor + 0.1], [target - 0.1]], np.float32)
+        assert rule(candidates, scores)[0].tolist() == [1, 2]
+        scores[2] = target + 0.3
+        assert rule(candidates, scores)[0].tolist() == ([2] if bound == "posterior" else [1, 2])

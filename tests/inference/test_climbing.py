@@ -118,7 +118,9 @@ def neighbours(
 def test_value_gradient_and_normal_matrix_are_those_in_real_space(
     problem: Any, volume: FourierVolume, most_steps: Callable[[int], None]
 ) -> None:
-    """Finite differences of the log-probability and of model images, the shift's prior included."""
+    """Finite differences of the log-probability and of model images; the shift's prior, of which they see
+    little, against none.
+    """
     most_steps(0)
     shift0_px = np.random.default_rng(1).integers(-2, 3, (IMAGES, 2)).astype(float)
     poses = displaced(problem, 4.0, 0.8)
@@ -126,6 +128,11 @@ def test_value_gradient_and_normal_matrix_are_those_in_real_space(
     level = LevelImages.of(batch_of(problem, shift0_px), RADIUS)
     found = climb(level, shift0_px, volume, PRIOR, poses)
     assert not found.converged_k.any()
+    flat = climb(level, shift0_px, volume, replace(PRIOR, offset_sigma_px=1e6), poses)
+    pulled = np.hstack([np.zeros((IMAGES, 3)), -(poses.shifts_px + shift0_px) / 2.89])
+    np.testing.assert_allclose(found.gradient_ka - flat.gradient_ka, pulled, atol=1e-6)
+    stiffer = np.broadcast_to(np.diag([0, 0, 0, 1 / 2.89, 1 / 2.89]), (IMAGES, 5, 5))
+    np.testing.assert_allclose(found.normal_kab - flat.normal_kab, stiffer, atol=1e-6)
     for i in range(0, IMAGES, 2):
         matrix, total = poses.matrices[i], poses.shifts_px[i] + shift0_px[i]
         value = log_prob(problem, volume, i, matrix[None], total[None])[0]

@@ -49,6 +49,30 @@ def test_estimated_directions_follow_the_poses() -> None:
     assert against == pytest.approx(np.log(0.2), abs=1e-5)
 
 
+def test_a_direction_is_shared_by_its_pixel_and_the_eight_around_it() -> None:
+    """Half of one direction stays, each pixel that touches its own gets a sixteenth, and a fifth is uniform.
+
+    About the equator, away from where three pixels meet, pixels of order 2 are diamonds in azimuth and
+    cos(theta), 1/16 of a turn and 1/3 from corner to corner; on it centres are half a width from azimuth 0.
+    """
+    azimuth, height = 2 * np.pi / 16, 1 / 6
+
+    def towards(across: float, up: float) -> np.ndarray:
+        z = up * height
+        x, y = (np.sqrt(1 - z**2) * f((0.5 + across) * azimuth) for f in (np.cos, np.sin))
+        return np.array([x, y, z])
+
+    own = towards(0, 0)
+    found = estimate_direction_prior(np.stack([own, -own]), NO_SYMMETRY, np.array([True, False]))
+    density = np.exp(found)
+    assert np.sort(density)[-10:] == pytest.approx([0.2] + 8 * [0.2 + 0.8 * 12] + [0.2 + 0.8 * 96])
+    around = [(0.5, 1), (0.5, -1), (-0.5, 1), (-0.5, -1), (1, 0), (-1, 0), (0, 2), (0, -2)]
+    views = np.stack([towards(0, 0), *(towards(*step) for step in around)])
+    matrices = np.stack([Rotation.align_vectors([[0, 0, 1.0]], [view])[0].as_matrix() for view in views])
+    expected = np.log([0.2 + 0.8 * 96] + 8 * [0.2 + 0.8 * 12])
+    assert PosePrior(found, 1.0).of_rotations(matrices) == pytest.approx(expected)
+
+
 def test_uniform_poses_give_a_flat_prior() -> None:
     log_density = estimate_direction_prior(directions(200_000, np.inf), NO_SYMMETRY, np.ones(200_000, bool))
     assert np.abs(log_density).max() < 0.1
