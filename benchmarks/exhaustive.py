@@ -43,9 +43,11 @@ class CompleteSearch:
 
     near_deg: float | None = None
 
-    def plan(self, context: RefineContext, state: RefinementState, radius: int) -> SearchPlan:
+    def plan(
+        self, context: RefineContext, state: RefinementState, compared: int, collected: int | None = None
+    ) -> SearchPlan:
         """All poses of one grid, or all near the last ones."""
-        plan = make_plan(context, state, radius)
+        plan = make_plan(context, state, compared, collected)
         order, step = GLOBAL_ORDER, GLOBAL_SHIFT_STEP_PX
         if self.near_deg is not None:
             order, step = LOCAL_ORDER, LOCAL_SHIFT_STEP_PX

@@ -1,15 +1,20 @@
 """The benchmark scripts: fits and curves against closed forms, results that are not computed twice."""
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
+from posterion.compute import Workers
 from posterion.data.particles import Particles, Poses
 from posterion.physics.rotations import matrices_from_rotation_vectors
 from posterion.physics.sources import read_source
+from posterion.refine.inputs import prepare
+from posterion.refine.options import RefineOptions
+from posterion.refine.start import init
 
 
 @pytest.fixture
@@ -95,3 +100,22 @@ def test_a_result_in_another_frame_is_brought_back(script, tmp_path: Path, sign:
     verdict = quality.judge(tmp_path, tmp_path / "images", "C1")
     assert verdict["truth_mean"] > 0.98
     assert verdict["angle_deg"] < 0.01
+
+
+def test_a_complete_search_leaves_no_pose_out(  # type: ignore[no-untyped-def]
+    script, tiny_set: Path, tiny_options: RefineOptions
+) -> None:
+    """One level over all orientations, then one near the last poses, of two images of each half."""
+    inputs = prepare(tiny_set / "particles.star", tiny_set / "reference.mrc", 150.0, tiny_options)
+    few = np.where(np.arange(len(inputs.half_i)) < 4, 1 + np.arange(len(inputs.half_i)) % 2, 0)
+    search = script("exhaustive").CompleteSearch()
+    with Workers(1) as workers:
+        context = replace(inputs, half_i=few.astype(np.int8)).context(workers)
+        state, first, _ = search.step(context, init(context, inputs.reference)[0])
+        search.near_deg = 6.0
+        _, near, _ = search.step(context, state)
+    assert [info.angular_step_deg for info in (first, near)] == [7.5, 60 / 64]
+    assert [info.search for info in (first, near)] == ["dense", "local"]
+    assert first.poses_scored == first.poses_kept
+    assert near.poses_scored == near.poses_kept
+    assert first.scored_rotations == 36_864 > 8 * near.scored_rotations
