@@ -13,6 +13,9 @@ from posterion.inference.exhaustive import SharedGrid, dense_log_prob
 from posterion.inference.expectation import expect_batch
 from posterion.inference.search import Level
 from posterion.physics.projection import FourierVolume
+from posterion.refine.forecast import forecast
+from posterion.refine.state import RefineConfig
+from posterion.report import bench as bench_module
 from posterion.report.bench import (
     BenchOptions,
     BenchReport,
@@ -164,10 +167,33 @@ def test_weak_images_are_predicted_from_broad_searches(harmonic_report: BenchRep
     assert found.weak_forecast.cpu_seconds - found.forecast.cpu_seconds == pytest.approx(
         3 * 1000 * dearer + 7 * rest
     )
-    assert found.weak_forecast.memory_bytes == found.forecast.broad_memory_bytes
     images = 1000 * (broad.operations.total - late.operations.total)
     more = 3 * (images + 2 * (broad.operations.once - late.operations.once))
     assert found.weak_operations - found.operations == pytest.approx(more)
+
+
+def test_a_look_of_a_large_set_inserts_nothing(harmonic_report: BenchReport) -> None:
+    """Of 100,000: 2,000 first, 114,000 everywhere, of which the last 2,000 only look, 300,000 locally."""
+    found = replace(harmonic_report, options=replace(FINE, n_particles=100_000))
+    first, everywhere, local = (found.searches[kind].operations for kind in ("first", "everywhere", "local"))
+    looked = 2000 * (everywhere.total - everywhere.insertion)
+    assert everywhere.insertion > 0
+    assert found.operations == pytest.approx(
+        2000 * first.total + 112_000 * everywhere.total + looked + 300_000 * local.total, rel=1e-12
+    )
+    broad = found.searches["broad"].operations
+    more = 114_000 * broad.total + 4 * 2 * broad.once - 112_000 * everywhere.total - looked
+    assert found.weak_operations - found.operations == pytest.approx(more, rel=1e-6)
+
+
+def test_memory_of_weak_images_is_what_refine_says_of_broad_posteriors(harmonic_report: BenchReport) -> None:
+    """Of 300 images of 128 px on four threads; from stages of others, which say nothing of memory."""
+    options = replace(FINE, n_particles=300, box_px=128, symmetry="C1", threads=4)
+    config = RefineConfig(diameter_angstrom=150.0)
+    found = bench_module._report(options, config, 1e9, harmonic_report.searches, 1.0)
+    said = forecast(300, 128, config, 4)
+    assert found.forecast.memory_bytes == said.memory_bytes
+    assert found.weak_forecast.memory_bytes == said.broad_memory_bytes > 2 * said.memory_bytes
 
 
 def test_report_in_words_and_as_json(report: BenchReport) -> None:
