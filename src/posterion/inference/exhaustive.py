@@ -62,8 +62,8 @@ def dense_log_prob(
     """Score all images of a batch at all rotations of the shared grid and all shifts.
 
     ``cross_(it)r = [Re, Im of shifted, whitened images] @ [Re, Im of slices]^T`` and
-    ``norm_ir = [C^2/sigma2] @ [|slice|^2]^T`` (THEORY 4). Where shifts are many for the band, cross terms of
-    a few give all of them, see `posterion.physics.shift_interpolation`.
+    ``norm_ir = [C^2/sigma2] @ [|slice|^2]^T`` (docs/theory.md 4). Where shifts are many
+    for the band, cross terms of a few give all of them, see `posterion.physics.shift_interpolation`.
 
     Parameters
     ----------

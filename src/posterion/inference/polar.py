@@ -271,13 +271,14 @@ def polar_log_prob(
     images = batch.on_rings
     y = _moved(grid, images.whitened_pi[:, rows], reference.phases_pt, image_x, shift_x)
     ctf2 = _real_harmonics(grid, images.ctf2_pi[:, rows])
-    waves = reference.compared_waves
-    log_prob = np.asarray(waves.T @ reference.slices.apply(y), np.float32).reshape(reference.turns, -1, n, t)
+    waves, cross = reference.compared_waves, reference.slices.apply(y)
+    total_px = batch.shift0_px[rows, None] + reference.shifts_px
+    log_prior_nt = plan.prior.of_shifts(total_px, plan.levels[0].shift_step_px)
+    # What is the same for all turns joins the harmonic m = 0, which is one row and not one for each turn.
+    cross[0] += (reference.log_prior_d[:, None, None] + log_prior_nt).ravel()
+    log_prob = np.asarray(waves.T @ cross, np.float32).reshape(reference.turns, -1, n, t)
     norm = waves[: 2 * len(ctf2)].T @ reference.powers.apply(ctf2)
     log_prob -= norm.reshape(*log_prob.shape[:3], 1) / 2
-    total_px = batch.shift0_px[rows, None] + reference.shifts_px
-    log_prob += plan.prior.of_shifts(total_px, plan.levels[0].shift_step_px)
-    log_prob += reference.log_prior_d[:, None, None]
     return log_prob, y, ctf2
 
 
