@@ -150,14 +150,15 @@ def test_broad_posteriors_stay_below_what_is_said(
 
 
 def test_broad_posteriors_add_slices_for_each_batch_that_waits() -> None:
-    """4,608 slices of 12 bytes a sample, of no more batches than there are; with O the maps outweigh them."""
+    """4,608 slices of 12 bytes a sample, of no more batches than there are; few with O or best poses."""
     slices = 12 * 4608 * half_disc(63)
     one, two = (forecast(10_000, 128, CONFIG, threads).broad_memory_bytes for threads in (1, 2))
     assert two - one == pytest.approx(120e6 + slices)
     few, more = (forecast(count, 128, CONFIG, 16).broad_memory_bytes for count in (64, 128))
     assert more - few == pytest.approx(slices + 64 * 200)
-    symmetric = forecast(10_000, 128, replace(CONFIG, point_group="O"), 1)
-    assert symmetric.broad_memory_bytes == symmetric.memory_bytes
+    for other in ({"point_group": "O"}, {"method": "projection-matching"}):
+        same = forecast(10_000, 128, replace(CONFIG, **other), 1)
+        assert same.broad_memory_bytes == same.memory_bytes
 
 
 def half_disc(radius: int) -> int:

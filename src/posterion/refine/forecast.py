@@ -182,7 +182,8 @@ def forecast(
     searching = _BASE_BYTES + threads * _BYTES_PER_THREAD + n_particles * _BYTES_PER_PARTICLE
     memory = searching + voxels * (_BYTES_PER_VOXEL + (order > 1) * _BYTES_PER_VOXEL_SYMMETRIC)
     batches = min(threads + _BATCHES_MORE, -(-n_particles // (2 * _SUMMED_IMAGES)) + 1)
-    broad = searching + voxels * _BYTES_PER_VOXEL_SUMMED + batches * _bytes_summed(box_px, order)
+    summed = _bytes_summed(box_px, order) if config.method == "em" else 0.0  # else one slice for each image
+    broad = searching + voxels * _BYTES_PER_VOXEL_SUMMED + batches * summed
     costs = costs or typical_costs(box_px, config.point_group)
     usual = usual_iterations(n_particles, config.subset, config.max_iterations)
     work = _cpu_seconds(n_particles, costs, usual)

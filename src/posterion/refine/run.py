@@ -259,10 +259,10 @@ class _Run:
 
 def _tell_forecast(context: RefineContext) -> None:
     need = forecast(len(context.particles), context.box, context.config, context.workers.threads)
-    usual, broad = need.memory_bytes / 1e9, need.broad_memory_bytes / 1e9
-    more = f" (up to {broad:.1f} GB if posteriors stay broad)" if round(broad - usual, 1) else ""
+    usual, broad = (f"{size / 1e9:.1f} GB" for size in (need.memory_bytes, need.broad_memory_bytes))
+    more = "" if broad == usual else f" (up to {broad} if posteriors stay broad)"
     _LOG.info(
-        "forecast: %.1f GB of memory, in the last iteration%s, and about %s on %d threads; %.0f MB of disk",
+        "forecast: %s of memory, in the last iteration%s, and about %s on %d threads; %.0f MB of disk",
         usual,
         more,
         _duration(need.seconds),
