@@ -66,6 +66,8 @@ def expect(
 def accumulated(part: BatchExpectation, batch: ImageBatch) -> Accumulator:
     accumulator = Accumulator(batch.pixels.box, batch.pixels.radius)
     accumulator.insert(part.insert_matrices, batch.pixels, part.numerator_mp, part.weight_mp)
+    if part.on_grid is not None:
+        part.on_grid.insert(accumulator, batch.pixels)
     return accumulator
 
 
@@ -100,13 +102,15 @@ def test_sums_are_those_over_every_pose_of_every_image(problem: Any) -> None:
         weight += gamma_tr.sum(axis=0)[:, None] * ctf[i] ** 2 / BOX**2
         assert found.log_likelihood_i[i] == pytest.approx(evidence, abs=5e-3)
         assert found.pmax_i[i] == pytest.approx(gamma_tr.max(), abs=1e-3)
-    assert len(found.insert_matrices) == 72
-    np.testing.assert_array_equal(found.insert_matrices, shared.matrices)
+    assert found.on_grid is not None
+    matrices, found_numerator, found_weight = found.on_grid.slices()
+    assert len(matrices) == 72
+    np.testing.assert_array_equal(matrices, shared.matrices)
     weight[:, pixels.shell_p == 0] = 0  # the mean of an image says nothing
-    np.testing.assert_allclose(found.weight_mp, weight, atol=1e-3 * weight.max())
+    np.testing.assert_allclose(found_weight, weight, atol=1e-3 * weight.max())
     used = pixels.shell_p > 0
     np.testing.assert_allclose(
-        found.numerator_mp[:, used], numerator[:, used], atol=2e-3 * np.abs(numerator).max()
+        found_numerator[:, used], numerator[:, used], atol=2e-3 * np.abs(numerator).max()
     )
 
 
@@ -119,7 +123,8 @@ def test_shared_and_ragged_passes_add_the_same(problem: Any) -> None:
     plan = replace(SMALL["one_level_plan"](1, RADIUS, 1.0), grid_offset=turn)
     shared = expect(batch, volume, plan)
     ragged = expect(batch, volume, replace(plan, local_radius_deg=180.0))
-    assert len(shared.insert_matrices) == 576
+    assert shared.on_grid is not None
+    assert len(shared.on_grid.matrices) == 576
     assert len(ragged.insert_matrices) > 5 * 576
     a, b = (accumulated(part, batch).values for part in (shared, ragged))
     np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(a).max())
@@ -149,9 +154,11 @@ def test_hard_assignment_inserts_one_slice_per_image(problem: Any) -> None:
     scores, _ = dense_log_prob(batch, SharedGrid.of(volume, plan), plan)
     best = np.unique([score.max(axis=0).argmax() for score in scores])
     part = expect(batch, volume, plan, hard=True)
-    np.testing.assert_array_equal(part.insert_matrices, SharedGrid.of(volume, plan).matrices[best])
+    assert part.on_grid is not None
+    matrices, _, weight = part.on_grid.slices()
+    np.testing.assert_array_equal(matrices, SharedGrid.of(volume, plan).matrices[best])
     np.testing.assert_allclose(
-        part.weight_mp.sum(axis=0), (batch.ctf2_ip / batch.pixels.multiplicity_p).sum(axis=0), rtol=1e-5
+        weight.sum(axis=0), (batch.ctf2_ip / batch.pixels.multiplicity_p).sum(axis=0), rtol=1e-5
     )
 
 
@@ -273,12 +280,14 @@ def test_m_step_is_the_maximum_of_the_expected_log_likelihood(
     objective = Objective(make(40, seed=3), prior_share)
     part = expect(objective.batch, objective.volume, objective.plan)
     pixels = objective.batch.pixels
+    assert part.on_grid is not None
+    matrices, numerator_mp, weight_mp = part.on_grid.slices()
 
     def q(volume: NDArray[np.float32]) -> float:
         transformed = FourierVolume.from_map(volume, RADIUS)
-        slices = transformed.slices(part.insert_matrices, pixels).astype(complex)
-        cross = np.sum(pixels.multiplicity_p * (slices.conj() * part.numerator_mp).real)
-        norm = np.sum(pixels.multiplicity_p * part.weight_mp * np.abs(slices) ** 2)
+        slices = transformed.slices(matrices, pixels).astype(complex)
+        cross = np.sum(pixels.multiplicity_p * (slices.conj() * numerator_mp).real)
+        norm = np.sum(pixels.multiplicity_p * weight_mp * np.abs(slices) ** 2)
         return float(cross - 0.5 * norm) + objective.log_prior(transformed)
 
     solved = objective.sums.solve(objective.regularisation_s)

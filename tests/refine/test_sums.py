@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import posterion
 from posterion.compute import Workers
@@ -34,6 +35,12 @@ def inputs(tiny_set: Path, tiny_options: posterion.RefineOptions) -> Inputs:
 def state(inputs: Inputs) -> RefinementState:
     with Workers(1) as workers:
         return init(inputs.context(workers), low_pass(inputs.reference, 25.0, 7.5))[0]
+
+
+def inserted(parts: list[BatchExpectation]) -> list[NDArray[Any]]:
+    """Numerators and weights that batches add on their shared grid."""
+    slices = [part.on_grid.slices() for part in parts if part.on_grid is not None]
+    return [np.concatenate(arrays) for arrays in list(zip(*slices, strict=True))[1:]]
 
 
 def sums_of(
@@ -133,9 +140,7 @@ def test_projection_matching_weighs_images_by_their_score(inputs: Inputs, state:
     frequency2_p = (pixels.kx_p.astype(float) ** 2 + pixels.ky_p.astype(float) ** 2) / (BOX * 7.5) ** 2
     expected_p = np.exp(np.clip(5.0 / 4 * excess * frequency2_p, -8, 2))
     assert expected_p.min() < 0.97
-    for name in ("weight_mp", "numerator_mp"):
-        before = np.concatenate([getattr(part, name) for part in plain])
-        after = np.concatenate([getattr(part, name) for part in weighed])
+    for before, after in zip(inserted(plain), inserted(weighed), strict=True):
         np.testing.assert_allclose(after, before * expected_p, rtol=1e-4, atol=1e-6 * np.abs(before).max())
 
 

@@ -19,6 +19,7 @@ from posterion.inference.contributions import (
     grid_terms,
 )
 from posterion.inference.exhaustive import SharedGrid, complete_candidates, dense_log_prob, dense_supports
+from posterion.inference.grid_sums import GridSums
 from posterion.inference.images import ImageBatch
 from posterion.inference.laplace import GaussianPosterior, gaussian_posteriors, well_determined
 from posterion.inference.local import LastPoses, local_candidates
@@ -34,8 +35,6 @@ from posterion.inference.search import (
     total_counts,
 )
 from posterion.physics.projection import FourierVolume
-from posterion.physics.shift_interpolation import interpolation
-from posterion.physics.shifts import shifted
 
 __all__ = ["BatchExpectation", "expect_batch"]
 
@@ -69,7 +68,8 @@ class BatchExpectation:
     diverged : how many images kept the grid because their optimiser found no peak
     climbed, climbed_samples : slices compared while climbing and their coefficients, over all images, those
         that kept the grid among them
-    turned : what the images add along directions of a shared grid, in place of slices
+    on_grid : what the images add along the rotations of a shared grid, in place of slices
+    turned : the same along its directions, at all turns
     """
 
     index_i: NDArray[np.int64]
@@ -91,6 +91,7 @@ class BatchExpectation:
     diverged: int = 0
     climbed: int = 0
     climbed_samples: int = 0
+    on_grid: GridSums | None = None
     turned: PolarSums | None = None
 
 
@@ -161,9 +162,10 @@ def _expect_on_shared_grid(
     """Terms of a batch over all rotations of the shared grid, on which what is inserted is summed."""
     supports = dense_supports(batch, shared, plan)
     terms = [grid_terms(images, row, supports[row], mass, plan.log_rotation_cell)[0] for row in usable]
-    summed = _sum_shared(batch, usable, terms, shared, supports[0].shifts_px)
-    collected = _collect(batch, usable, terms, images, plan, summed)
-    return replace(collected, counts=total_counts(supports[row].counts for row in usable))
+    posteriors = [own.posterior for own in terms if isinstance(own.posterior, Posterior)]
+    sums = GridSums.of(batch, usable, posteriors, shared, supports[0].shifts_px)
+    collected = _collect(batch, usable, terms, images, plan, _stack_slices([], len(batch.pixels)))
+    return replace(collected, counts=total_counts(supports[row].counts for row in usable), on_grid=sums)
 
 
 def _expect_by_harmonics(
@@ -316,39 +318,6 @@ def _stack_slices(slices: list[Slices], pixels: int) -> Slices:
     empty = np.empty((0, 3, 3)), np.empty((0, pixels), np.complex64), np.empty((0, pixels), np.float32)
     matrices, numerators, weights = zip(empty, *slices, strict=True)
     return np.concatenate(matrices), np.concatenate(numerators), np.concatenate(weights)
-
-
-def _sum_shared(
-    batch: ImageBatch,
-    usable: list[int],
-    terms: list[ImageTerms],
-    shared: SharedGrid,
-    shifts_px: NDArray[np.float64],
-) -> Slices:
-    """Slices summed over a batch on the shared grid: the transpose of the dense pass, two matrix products.
-
-    ``slice_sum_rp = Gamma^T @ images`` and ``weight_rp = Gamma^T @ [C^2/sigma2]`` (docs/theory.md 4): one
-    insertion per rotation, not one per image. An image is moved by few shifts where weights of the kept
-    ones, moved onto these, come cheaper.
-    """
-    few = interpolation(shifts_px, batch.pixels)
-    posteriors = [own.posterior for own in terms if isinstance(own.posterior, Posterior)]
-    gamma_ri = np.zeros((len(shared.cell), len(posteriors)), np.float32)
-    columns = [np.empty((len(shared.cell), 0), np.float32)]
-    moved = [np.empty((0, len(batch.pixels)), np.complex64)]
-    for i, (row, posterior) in enumerate(zip(usable, posteriors, strict=True)):
-        full = np.zeros((len(shared.cell), posterior.weight_rt.shape[1]), np.float32)
-        full[posterior.rotation_r] = posterior.weight_rt
-        gamma_ri[:, i] = full.sum(axis=1)
-        moved_by = posterior.shift_t
-        if few is not None and few.saves(len(moved_by)):
-            full, moved_by = few.onto_few(full, moved_by), few.kept_s
-        columns.append(full)
-        moved.append(shifted(batch.data_ip[row], batch.pixels, shifts_px[moved_by]))
-    used = np.flatnonzero(gamma_ri.any(axis=1))
-    gamma_rt = np.concatenate(columns, axis=1)[used]
-    numerator_rp = (gamma_rt @ np.concatenate(moved).view(np.float32)).view(np.complex64)
-    return shared.matrices[used], numerator_rp, gamma_ri[used] @ batch.inserted_ctf2(usable)
 
 
 def _collect(

@@ -82,6 +82,8 @@ class ExpectationSums:
         workers = self._context.workers
         matrices, numerator_mp, weight_mp = part.insert_matrices, part.numerator_mp, part.weight_mp
         self.accumulators[half].insert(matrices, pixels, numerator_mp, weight_mp, workers)
+        if part.on_grid is not None:
+            part.on_grid.insert(self.accumulators[half], pixels, workers)
         if part.turned is not None:
             self._turned[half] = part.turned.added_to(self._turned[half])
 

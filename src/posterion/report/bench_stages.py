@@ -358,9 +358,12 @@ class _Timed:
         with self.clock("insert"):
             pixels = disc(self.context.box, self.collected)
             self.accumulator.insert(part.insert_matrices, pixels, part.numerator_mp, part.weight_mp)
+            if part.on_grid is not None:
+                part.on_grid.insert(self.accumulator, pixels)
             if part.turned is not None:
                 self.turned = part.turned.added_to(self.turned)
         self.inserted += int(np.count_nonzero(part.weight_mp))
+        self.inserted += 0 if part.on_grid is None else part.on_grid.samples
         self.climbed = self.climbed.plus(part)
         self.effective += float(part.effective_orientations_i.sum())
 
