@@ -197,9 +197,11 @@ def _batch_size(
     if isinstance(shared, PolarReference):
         return int(np.clip(_BATCH_BYTES / shared.image_bytes, 1, _BATCH_BY_HARMONICS))
     slices = max(_FEWEST_SLICES, _SLICES_PER_EFFECTIVE * support_share * plan.cell_count)
-    size = _BATCH_BYTES / (12 * collected * slices) if shared is None or len(plan.levels) > 1 else _BATCH
+    size = _BATCH_BYTES / (12 * collected * slices)
     if shared is not None:
         shifts = len(shift_lattice(plan.shift_range_px, plan.levels[0].shift_step_px))
+        if len(plan.levels) == 1:
+            size = _BATCH_BYTES / (8 * collected * shifts)  # the images at all shifts, see `GridSums`
         size = min(size, _BATCH_BYTES / (4 * shifts * len(shared.cell)))
     return int(np.clip(size, 1, _BATCH))
 
