@@ -66,22 +66,27 @@ class GridSums:
         shifts_px : (T, 2) shifts of the posteriors
         """
         few = interpolation(shifts_px, batch.pixels)
-        gamma_ri = np.zeros((len(shared.cell), len(rows)), np.float32)
-        columns = [np.empty((len(shared.cell), 0), np.float32)]
-        moved = [np.empty((0, len(batch.pixels)), np.complex64)]
+        # Filled in place: a list of what each image gives, joined afterwards, would hold all of it twice.
+        moved_by = [
+            few.kept_s if few is not None and few.saves(len(own.shift_t)) else own.shift_t
+            for own in posteriors
+        ]
+        first = np.cumsum([0, *map(len, moved_by)])
+        gamma_ri = np.empty((len(shared.cell), len(rows)), np.float32)
+        gamma_rx = np.empty((len(shared.cell), first[-1]), np.float32)
+        moved_xp = np.empty((first[-1], len(batch.pixels)), np.complex64)
         for i, (row, posterior) in enumerate(zip(rows, posteriors, strict=True)):
             full = np.zeros((len(shared.cell), posterior.weight_rt.shape[1]), np.float32)
             full[posterior.rotation_r] = posterior.weight_rt
             gamma_ri[:, i] = full.sum(axis=1)
-            moved_by = posterior.shift_t
-            if few is not None and few.saves(len(moved_by)):
-                full, moved_by = few.onto_few(full, moved_by), few.kept_s
-            columns.append(full)
-            moved.append(shifted(batch.data_ip[row], batch.pixels, shifts_px[moved_by]))
+            if few is not None and moved_by[i] is few.kept_s:
+                full = few.onto_few(full, posterior.shift_t)
+            own_x = slice(first[i], first[i + 1])
+            gamma_rx[:, own_x] = full
+            moved_xp[own_x] = shifted(batch.data_ip[row], batch.pixels, shifts_px[moved_by[i]])
         used = np.flatnonzero(gamma_ri.any(axis=1))
-        gamma_rx = np.concatenate(columns, axis=1)[used]
         ctf2_ip = batch.inserted_ctf2(rows)
-        return cls(shared.matrices[used], gamma_rx, np.concatenate(moved), gamma_ri[used], ctf2_ip)
+        return cls(shared.matrices[used], gamma_rx[used], moved_xp, gamma_ri[used], ctf2_ip)
 
     @property
     def samples(self) -> int:
