@@ -19,13 +19,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posterion.data.mrc import read_map
 from posterion.data.particles import Particles
-from posterion.inference import exhaustive, expectation
+from posterion.inference import exhaustive, grid_sums
 from posterion.inference.exhaustive import SharedGrid, dense_log_prob
 from posterion.inference.expectation import expect_batch
 from posterion.inference.images import ImageBatch, NoiseModel, prepare_images
@@ -150,9 +151,8 @@ def by(rule: Callable[..., ShiftInterpolation | None], run: Callable[[], Any]) -
     """Do something with shifts by a rule."""
 
     def ruled() -> Any:
-        for module in (exhaustive, expectation):
-            vars(module)["interpolation"] = rule
-        return run()
+        with patch.object(exhaustive, "interpolation", rule), patch.object(grid_sums, "interpolation", rule):
+            return run()
 
     return ruled
 

@@ -429,6 +429,8 @@ def test_poses_on_their_peaks_are_not_searched_again(clear: Any) -> None:
     assert again.evaluations_i.max() <= 2
     assert again.samples_i.tolist() == (again.evaluations_i * again.samples_i.min()).tolist(), "one band"
     np.testing.assert_allclose(again.log_prob_k, everywhere.log_prob_k[first], atol=0.02)
+    twice = PoseList.joined([peaks, peaks])
+    assert climbed(clear, local, twice).poses.image_k.tolist() == list(range(CLEAR)), "one peak each"
     away = np.arange(CLEAR) % 3 == 1
     turn = Rotation.from_rotvec([0.0, np.radians(6.0), np.radians(5.0)]).as_matrix()
     moved = replace(peaks, matrices=np.where(away[:, None, None], turn @ peaks.matrices, peaks.matrices))

@@ -111,8 +111,16 @@ def test_cells_on_a_border_count_in_part() -> None:
     share_r = np.where((np.arange(25) < 5) | (np.arange(25) >= 20), 0.5, 1.0).astype(np.float32)
     halved = replace(whole, matrices=whole.matrices[twice], log_prob_rt=log_prob[twice], share_r=share_r)
     once, again = posterior_of(whole, 1.0), posterior_of(halved, 1.0)
+    sharp = replace(whole, log_prob_rt=log_prob * 100, share_r=np.full(20, 0.1, np.float32))
+    assert posterior_of(sharp).effective_orientations == 1.0, "no less than one, wherever it is"
     assert again.log_evidence == pytest.approx(once.log_evidence, abs=1e-6)
     assert again.effective_orientations == pytest.approx(once.effective_orientations, rel=1e-6)
     np.testing.assert_allclose(again.shift_px, once.shift_px, atol=1e-6)
     np.testing.assert_allclose(again.weight_rt[:5] + again.weight_rt[20:], once.weight_rt[:5], rtol=1e-5)
     np.testing.assert_allclose(again.weight_rt[5:20], once.weight_rt[5:], rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_scores_have_to_be_finite(bad: float) -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        posterior_of(support_of(np.full((4, 3), bad)))

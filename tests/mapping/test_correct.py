@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 
 import posterion
+from posterion.compute import Workers
 from posterion.data.mrc import read_stack_header, write_stack
 from posterion.data.particles import Particles
 from posterion.data.star import read_star
 from posterion.errors import PosterionError
-from posterion.mapping.correct import Correction, correct
+from posterion.mapping.correct import Correction, correct, measure_snr
 from posterion.mapping.reconstruct import reconstruct
 from posterion.physics.ctf import ctf_half_spectrum
 from posterion.physics.ctf_correction import SnrMeasurement, SnrSpectrum, half_spectrum_frequencies
+from posterion.physics.phantom import phantom_map
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +196,17 @@ def test_formats_that_cannot_say_flipped_are_warned_of(
     assert "phase flipped, and a .cs file cannot say so" in caplog.text
     convert(flipped / "particles.star", tmp_path / "p.star")
     assert posterion.Particles.read(tmp_path / "p.star").optics[0].phase_flipped
+
+
+def test_blank_images_do_not_count_in_a_measured_snr(tmp_path: Path) -> None:
+    """The last batch holds nothing but blank images: the spectrum is that of the others."""
+    options = posterion.SimulationOptions(130, snr=2.0, seed=3)
+    posterion.simulate([phantom_map(24, 7.5)], 7.5, tmp_path, options)
+    whole = Particles.read(tmp_path / "truth.star")
+    images = whole.images().copy()
+    images[128:] = 1.0
+    write_stack(tmp_path / "particles.mrcs", images, 7.5)
+    with Workers(1) as workers:
+        measured = measure_snr(Particles.read(tmp_path / "truth.star"), workers)
+    assert np.isfinite(measured.snr_s).all()
+    assert measured.snr_s[2] > 1

@@ -61,3 +61,25 @@ def test_noise_from_the_background(tiny_set: Path, tiny_options: posterion.Refin
     box = inputs.particles.box_px
     assert sigma2_gs.shape == (1, box // 2 + 1)
     np.testing.assert_allclose(sigma2_gs[0, 3:] / box**2, 1, atol=0.35)
+
+
+@pytest.mark.parametrize("good", [0, 5])
+def test_noise_of_groups_and_blocks_without_an_image_that_can_be_used(
+    tiny_set: Path, tiny_options: posterion.RefineOptions, monkeypatch: pytest.MonkeyPatch, good: int
+) -> None:
+    """The second group, read last, is blank but for some: theirs is its noise, or that of all others."""
+    inputs = prepare(tiny_set / "particles.star", tiny_set / "reference.mrc", 150.0, tiny_options)
+    count = len(inputs.particles)
+    monkeypatch.setattr(grey_scale, "_BLOCK", 5)
+    with Workers(1) as workers:
+        context = inputs.context(workers)
+        group_i = (np.arange(count) >= count // 2).astype(np.int32)
+        whole = background_sigma2(replace(context, noise_group_i=group_i))
+        images = inputs.particles.images(np.arange(count)).copy()
+        images[count // 2 + good :] = 3.0
+        monkeypatch.setattr(type(inputs.particles), "images", lambda self, rows: images[rows])
+        found = background_sigma2(replace(context, noise_group_i=group_i))
+    np.testing.assert_array_equal(found[0], whole[0])
+    if good == 0:
+        np.testing.assert_array_equal(found[1], whole[0])
+    np.testing.assert_allclose(found[1, 3:], whole[1, 3:], rtol=0.7)

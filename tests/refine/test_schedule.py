@@ -169,8 +169,8 @@ def test_harmonics_are_left_where_their_sums_would_take_too_much_memory() -> Non
     assert not fits_harmonics(2, collecting(38)), "too few angles"
 
 
-def test_a_grid_is_shared_only_if_its_slices_to_the_last_shell_fit() -> None:
-    """A batch of broad posteriors hands back a slice of every rotation, to the last shell collected."""
+def test_a_grid_is_shared_only_if_its_slices_to_the_last_shell_are_few() -> None:
+    """A batch of broad posteriors makes a slice of every rotation, to the last shell collected."""
     broad, small = SearchState(fineness=2.0, support_share=0.05), SearchGeometry(8, 12, 64, 45.0, 2.5, 1)
     assert len(search_levels(small, broad).levels) == 1
     levels, by_harmonics = search_levels(replace(small, collected=31), broad)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LARGEST_PIXEL", "usable_images", "why_unusable"]
+__all__ = ["LARGEST_PIXEL", "UNUSABLE", "usable_images", "why_unusable"]
 
 LARGEST_PIXEL = 1e12
 """Beyond it the power of an image of 1,000 pixels a side has no single precision any more."""
+
+
+UNUSABLE = f"are constant, or hold NaN, infinite values or such beyond {LARGEST_PIXEL:g}"
+"""What is true of images that are none of `usable_images`, in words."""
 
 
 def usable_images(images: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -186,7 +186,7 @@ def score(
 
 
 def _share(candidates: Candidates, plan: SearchPlan) -> NDArray[np.float32] | None:
-    """Part of each cell of the last level that counts; a search around a pose has no equivalents in it."""
+    """Part of each cell of the last level that counts; around a pose, whose equivalents are far, all do."""
     if candidates.level < len(plan.levels) - 1 or plan.local_radius_deg is not None:
         return None
     return plan.shares(candidates.level, candidates.cell)

@@ -175,11 +175,10 @@ def peaks_of_batch(
     here = finest.look(_own(start))
     _, gain_k = _steps(here, np.zeros(len(start)), _longest_step(levels[-1]))
     settled_k = gain_k < _SETTLED_GAIN_NATS
-    peaks = _ascend(finest, here[settled_k], _TOLERANCE_NATS)
-    if settled_k.all():
-        return peaks
-    others = _through_bands(batch, levels, volume, plan, start[~settled_k])
-    return _joined(peaks, others)
+    found = _ascend(finest, here[settled_k], _TOLERANCE_NATS)
+    if not settled_k.all():
+        found = _joined(found, _through_bands(batch, levels, volume, plan, start[~settled_k]))
+    return found[_different(found, plan.margin_nats, point_group_operators(plan.point_group))]
 
 
 def _through_bands(
@@ -205,7 +204,7 @@ def _through_bands(
 
 
 def _joined(some: Peaks, others: Peaks) -> Peaks:
-    """Peaks of different images of a batch, ordered by image; evaluations are added up."""
+    """Peaks of one batch found in two ways, ordered by image; evaluations are added up."""
     columns = ("log_prob_k", "nats_k", "gradient_ka", "normal_kab", "converged_k")
     poses = PoseList.joined([some.poses, others.poses])
     order = np.argsort(np.concatenate([some.poses.image_k, others.poses.image_k]), kind="stable")

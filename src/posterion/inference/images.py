@@ -279,6 +279,6 @@ def _shell_power(spectra: NDArray[np.complex64], box: int) -> NDArray[np.float64
     """
     shell = shell_index_2d(box)
     weight = np.broadcast_to(hermitian_weights(box), shell.shape).ravel()
-    shell, weighted = shell.ravel(), np.abs(spectra.reshape(len(spectra), -1)) ** 2 * weight
-    sums = np.stack([np.bincount(shell, row)[: box // 2 + 1] for row in weighted])
-    return sums / np.bincount(shell, weight)[: box // 2 + 1]
+    shell, weighted = shell.ravel(), np.abs(spectra.reshape(len(spectra), shell.size)) ** 2 * weight
+    sums = np.array([np.bincount(shell, row)[: box // 2 + 1] for row in weighted])
+    return sums.reshape(-1, box // 2 + 1) / np.bincount(shell, weight)[: box // 2 + 1]

@@ -73,8 +73,15 @@ def posterior_of(support: Support, mass: float = 0.999) -> Posterior:
     support : scored poses
     mass : share of the posterior to keep, the most probable poses first; the rest is dropped and the kept
         renormalised
+
+    Raises
+    ------
+    ValueError
+        Where the best score is NaN or infinite, which no usable image gives.
     """
     top = support.log_prob_rt.max()
+    if not np.isfinite(top):
+        raise ValueError("the scores of a particle are not finite")
     # Single precision for each pose and along its shifts, double for sums over rotations.
     weight_rt = np.exp(support.log_prob_rt - top)
     share_r = np.ones(len(weight_rt), np.float32) if support.share_r is None else support.share_r
@@ -97,7 +104,7 @@ def posterior_of(support: Support, mass: float = 0.999) -> Posterior:
         weight_rt=kept / np.float32(kept.sum(dtype=np.float64)),
         log_evidence=float(top) + float(np.log(total)),
         pmax=float(weight_rt.max()) / total,
-        effective_orientations=float(np.exp(entropy)),
+        effective_orientations=max(float(np.exp(entropy)), 1.0),
         matrix=matrix,
         shift_px=shift_weight @ support.shifts_px / shift_weight.sum(),
     )

@@ -19,7 +19,7 @@ from posterion.data.atomic import write_text
 from posterion.data.mrc import write_stack
 from posterion.data.particles import Particles, Poses
 from posterion.data.table import Table
-from posterion.data.unusable import usable_images
+from posterion.data.unusable import UNUSABLE, usable_images
 from posterion.errors import PosterionError
 from posterion.mapping.fsc import fourier_ring_correlation
 from posterion.mapping.reconstruct import FLAT_PRIOR, half_ids, ssnr_from_fsc
@@ -216,9 +216,7 @@ class _Sums:
         """Solve: halves, their correlation, k_w, average."""
         box, count = len(self.plain), sum(self.count)
         if not count:
-            raise PosterionError(
-                f"no image of class {number} can be used: all are constant, or hold NaN or infinite values"
-            )
+            raise PosterionError(f"no image of class {number} can be used: all {UNUSABLE}")
         flat = [FLAT_PRIOR * shell_mean(weight, box) for weight in self.weight]
         half1, half2 = (
             self._solved(*half) * np.float32(1 + FLAT_PRIOR)

@@ -154,6 +154,8 @@ def measure_snr(particles: Particles, workers: Workers) -> SnrSpectrum:
         for group, rows in _by_optics(chosen, batch[0]):
             images = batch[1][rows]
             usable = usable_images(images)
+            if not usable.any():
+                continue
             ctf = ctf_half_spectrum(box, chosen, batch[0][rows][usable])
             part.add(images[usable], ctf.reshape(len(ctf), -1), _radial(box, group))
         return part.sums

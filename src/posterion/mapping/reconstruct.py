@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from posterion.compute import Workers
 from posterion.data.particles import Particles
-from posterion.data.unusable import usable_images
+from posterion.data.unusable import UNUSABLE, usable_images
 from posterion.errors import PosterionError
 from posterion.mapping.fsc import fourier_shell_correlation
 from posterion.physics.ctf import ctf_at
@@ -181,7 +181,7 @@ class Reconstruction:
     half1, half2 : (n, n, n) float32, unregularised half maps
     fsc_s : (n//2+1,) float64, FSC of the half maps, unmasked
     fsc_sphere_s : (n//2+1,) float64, FSC inside the sphere that regularises the map
-    left_out_i : (m,) int64, particles left out because their image is constant, or holds NaN or infinity
+    left_out_i : (m,) int64, particles left out because their image is not of `usable_images`
     """
 
     map: NDArray[np.float32]
@@ -274,8 +274,7 @@ def _sums_of_halves(
             observer(len(index))
     if not all(used_i[half_i == half].any() for half in (1, 2)):
         raise PosterionError(
-            "no image of one half set can be used: all are constant, or hold NaN or infinite values; "
-            "'posterion doctor' says more"
+            f"no image of one half set can be used: all {UNUSABLE}; 'posterion doctor' says more"
         )
     # One after the other, each accumulator let go when its half is made: they are what takes most memory.
     first = HalfSums.from_accumulator(accumulators.pop(0), point_group, workers)

@@ -192,7 +192,8 @@ def _batch_size(
 ) -> int:
     """Images per batch: bounded memory for scores and slices to insert; no function of the threads.
 
-    How many slices an image inserts is guessed from how broad posteriors were in the iteration before.
+    How many slices an image inserts is guessed from how broad posteriors were in the iteration before; on a
+    shared grid that is the only level it is kept at all its shifts.
     """
     if isinstance(shared, PolarReference):
         return int(np.clip(_BATCH_BYTES / shared.image_bytes, 1, _BATCH_BY_HARMONICS))

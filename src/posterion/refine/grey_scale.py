@@ -17,7 +17,7 @@ from posterion.refine.state import ParticleEstimates, RefinementState
 
 __all__ = ["SCALE_IMAGES", "SCALE_SEARCHES", "background_sigma2", "fit_grey_scale"]
 
-_NOISE_IMAGES = 1000
+_NOISE_IMAGES, _BLOCK = 1000, 64
 _SIGNS, _EM_ROUNDS = (1.0, -1.0), 3
 SCALE_IMAGES, SCALE_SEARCHES = 100, len(_SIGNS) + _EM_ROUNDS
 """Images to which the reference's grey scale is fitted, and how often each of them is searched."""
@@ -41,16 +41,18 @@ def background_sigma2(context: RefineContext) -> NDArray[np.float64]:
     -------
     (groups, box//2+1) float64
     """
-    spectra = []
+    spectra: list[NDArray[np.float64]] = []
     for group in range(int(context.noise_group_i.max()) + 1):
         chosen = _spread(np.flatnonzero(context.noise_group_i == group), _NOISE_IMAGES)
         parts = []
-        for start in range(0, len(chosen), 64):
-            images = context.particles.images(chosen[start : start + 64])
+        for start in range(0, len(chosen), _BLOCK):
+            images = context.particles.images(chosen[start : start + _BLOCK])
             parts.append(background_power(images[usable_images(images)], context.diameter_px))
         power_is = np.concatenate(parts)
-        spectra.append(power_is[power_is.sum(axis=1) > 0].mean(axis=0))
-    return np.array(spectra)
+        spectra.append(power_is[power_is.sum(axis=1) > 0])
+    # A group of which no image can be used weighs nothing, whatever its noise: it gets that of all.
+    of_all_s = np.concatenate(spectra).mean(axis=0)
+    return np.array([power_is.mean(axis=0) if len(power_is) else of_all_s for power_is in spectra])
 
 
 def fit_grey_scale(context: RefineContext, state: RefinementState) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from posterion.compute import Workers
 from posterion.data.particles import Particles
 from posterion.data.unread import without_text
-from posterion.data.unusable import LARGEST_PIXEL, usable_images
+from posterion.data.unusable import UNUSABLE, usable_images
 from posterion.errors import PosterionError
 from posterion.mapping.reconstruct import half_ids
 from posterion.physics.symmetry import point_group_operators
@@ -171,6 +171,6 @@ def check_images(particles: Particles, half_i: NDArray[np.int8]) -> None:
         images = particles.images(sample)
         if not usable_images(images).any():
             raise PosterionError(
-                f"none of {len(sample)} images of half set {half} can be used: they are constant, or hold "
-                f"NaN, infinite values or such beyond {LARGEST_PIXEL:g}; 'posterion doctor' says more"
+                f"none of {len(sample)} images of half set {half} can be used: they {UNUSABLE}; "
+                "'posterion doctor' says more"
             )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from posterion.compute import StageProgress, Workers
 from posterion.data.mrc import write_map
 from posterion.data.particles import Particles
+from posterion.data.unusable import UNUSABLE
 from posterion.errors import PosterionError
 from posterion.mapping.fsc import FscCurves, read_fsc
 from posterion.refine.auto_refine import MapSet, step
@@ -300,8 +301,7 @@ def _refuse_empty_halves(context: RefineContext, usable: NDArray[np.bool_]) -> N
     for half in (1, 2):
         if not usable[context.half_i == half].any():
             raise PosterionError(
-                f"no image of half set {half} can be used: all are constant, or hold NaN or "
-                "infinite values; 'posterion doctor' says more"
+                f"no image of half set {half} can be used: all {UNUSABLE}; 'posterion doctor' says more"
             )
 
 

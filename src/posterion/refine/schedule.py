@@ -167,7 +167,8 @@ def fits_harmonics(order: int, geometry: SearchGeometry) -> bool:
 def _shared_order(last: int, geometry: SearchGeometry, search: SearchState, cells: int) -> int:
     """Order of the dense pass: the last level's where posteriors are broad, else the largest cheap one.
 
-    Every rotation of the last level has a slice that is compared, and one that a batch adds to the map.
+    Every rotation has a slice that is compared, and one that every batch makes up to the last shell that is
+    collected: where these are many, lists of what survives coarser levels cost less time and memory.
     """
     pixels = np.pi / 2 * max(geometry.radius, geometry.collected) ** 2
     bytes_of_last = cells_of_order(last, geometry.group_order) * pixels * 12

@@ -151,7 +151,7 @@ class IterationInfo:
         count none
     gaussian_share : share whose posterior is a sum of Gaussians, not a grid
     diverged : particles that kept a grid because their optimiser found no peak
-    quarantined : particles whose image is constant or not finite
+    quarantined : particles whose image is not of `usable_images`
     seconds : wall seconds per phase: ``expectation`` and, but for a look, ``maximisation``
     """
 
