@@ -30,8 +30,8 @@ _BYTES_PER_PARTICLE = 200.0  # columns, and estimates twice; see docs/refine.md
 _BYTES_PER_VOXEL = 220.0  # both halves' sums and one's transform, at the last iteration's full radius
 _BYTES_PER_VOXEL_SYMMETRIC = 130.0  # more, where sums are rotated onto each other
 _BYTES_PER_VOXEL_SUMMED = 128.0  # of that, sums while images are still searched
-_SUMMED_ORDER, _SUMMED_IMAGES, _SAMPLE_BYTES = 2, 32, 12  # grid on which a batch's slices are summed
-_BATCHES_MORE = 2  # than threads: done and waiting, and being inserted
+_CHILDREN, _SHARED_ORDER, _SAMPLE_BYTES = 8, 2, 12  # of a rotation that survives; grid shared by images
+_BATCHES_MORE = 4  # than threads: waiting, being inserted, and what making one takes besides; fitted
 _START_SECONDS = 4.0
 _SPEEDUP = 0.9  # exponent: wall time falls as threads**0.9
 _FILES = 5
@@ -121,8 +121,8 @@ class Forecast:
     Attributes
     ----------
     memory_bytes : peak of resident memory, reached in the last iteration, which uses all frequencies
-    broad_memory_bytes : the same where posteriors stay broad to the end: nearly every rotation of a shared
-        grid then has a slice to insert
+    broad_memory_bytes : the same where posteriors stay broad to the end: an image may then insert a slice for
+        each child of as many rotations as survive a level
     seconds : wall time of the whole run; good to a factor of two where posteriors become sharp, several times
         too short where they stay broad
     disk_bytes : of all files, the state between iterations among them
@@ -166,8 +166,8 @@ def forecast(
     """Forecast memory, time and disk from the sizes that matter; the constants were fitted to measured runs.
 
     ``memory = base + a threads + b N + c n^3``, and with broad posteriors, where that is more,
-    ``base + a threads + b N + d n^3 + min(threads + 2, batches of a half + 1) 12 bytes (4608/g) P``, with P
-    pixels up to Nyquist;
+    ``base + a threads + b N + d n^3 + (threads + 4) 12 bytes min(8 survivors, 4608/g) P``, with P pixels up
+    to Nyquist;
     ``CPU = start + sum over iterations (images (prepare + search + insert) + references + maps)``.
 
     Parameters
@@ -181,9 +181,8 @@ def forecast(
     voxels, order = float(box_px) ** 3, len(point_group_operators(config.point_group))
     searching = _BASE_BYTES + threads * _BYTES_PER_THREAD + n_particles * _BYTES_PER_PARTICLE
     memory = searching + voxels * (_BYTES_PER_VOXEL + (order > 1) * _BYTES_PER_VOXEL_SYMMETRIC)
-    batches = min(threads + _BATCHES_MORE, -(-n_particles // (2 * _SUMMED_IMAGES)) + 1)
-    summed = _bytes_summed(box_px, order) if config.method == "em" else 0.0  # else one slice for each image
-    broad = searching + voxels * _BYTES_PER_VOXEL_SUMMED + batches * summed
+    listed = _bytes_listed(box_px, order, config) if config.method == "em" else 0.0  # else one slice an image
+    broad = searching + voxels * _BYTES_PER_VOXEL_SUMMED + (threads + _BATCHES_MORE) * listed
     costs = costs or typical_costs(box_px, config.point_group)
     usual = usual_iterations(n_particles, config.subset, config.max_iterations)
     work = _cpu_seconds(n_particles, costs, usual)
@@ -192,13 +191,15 @@ def forecast(
     return Forecast(memory, max(memory, broad), seconds, disk, _START_SECONDS + work)
 
 
-def _bytes_summed(box_px: int, group_order: int) -> float:
-    """Slices that a batch inserts where posteriors are broad: all of a shared grid, up to Nyquist.
+def _bytes_listed(box_px: int, group_order: int, config: RefineConfig) -> float:
+    """Slices, up to Nyquist, of one image whose posterior is broad, on the finer of two levels.
 
-    Harmonics that a batch sums in their place, on a grid of half the step, take two thirds.
+    Batches hold about 64 MiB of them, but one image at least. So they do of images at all their shifts, where
+    one level is shared and slices are made when they are inserted, and of sums by harmonics.
     """
-    pixels = len(disc(box_px, (box_px - 1) // 2))
-    return _SAMPLE_BYTES * cells_of_order(_SUMMED_ORDER, group_order) * pixels
+    shared = cells_of_order(_SHARED_ORDER, group_order)
+    slices = min(_CHILDREN * config.max_rotations, shared)
+    return _SAMPLE_BYTES * slices * len(disc(box_px, (box_px - 1) // 2))
 
 
 def _cpu_seconds(n_particles: int, costs: StageCosts, usual: Sequence[UsualIteration]) -> float:
