@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from posterion.data.mrc import read_map
 from posterion.data.particles import Particles
-from posterion.inference import exhaustive, grid_sums
+from posterion.inference import exhaustive
 from posterion.inference.exhaustive import SharedGrid, dense_log_prob
 from posterion.inference.expectation import expect_batch
 from posterion.inference.images import ImageBatch, NoiseModel, prepare_images
@@ -151,7 +151,7 @@ def by(rule: Callable[..., ShiftInterpolation | None], run: Callable[[], Any]) -
     """Do something with shifts by a rule."""
 
     def ruled() -> Any:
-        with patch.object(exhaustive, "interpolation", rule), patch.object(grid_sums, "interpolation", rule):
+        with patch.object(exhaustive, "interpolation", rule):
             return run()
 
     return ruled

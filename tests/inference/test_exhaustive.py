@@ -5,11 +5,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from posterion.inference import exhaustive
 from posterion.inference.adaptive import children_of
 from posterion.inference.exhaustive import (
     SharedGrid,
@@ -17,6 +19,7 @@ from posterion.inference.exhaustive import (
     dense_candidates,
     dense_log_prob,
     dense_supports,
+    few_shifts,
 )
 from posterion.inference.expectation import expect_batch
 from posterion.inference.images import ImageBatch
@@ -228,3 +231,19 @@ def test_what_posteriors_over_many_shifts_add_to_the_map(
     rows = [int(np.flatnonzero((shared.matrices == m).all(axis=(1, 2)))[0]) for m in matrices]
     assert np.abs(np.delete(numerator, rows, axis=0)).max(initial=0) == 0
     np.testing.assert_allclose(found_numerator, numerator[rows], atol=3e-4 * np.abs(numerator).max())
+
+
+@pytest.mark.parametrize("search", ["exhaustive", "branch-and-bound"])
+def test_what_is_complete_or_bounded_is_not_interpolated(
+    problem: Any, volume: FourierVolume, search: str
+) -> None:
+    """Its scores at all shifts are those that no interpolation gives."""
+    batch = SMALL["unmasked_batch"](problem, RADIUS)
+    plan = replace(wide_plan(), search=search)
+    shifts_px = shift_lattice(plan.shift_range_px, plan.levels[0].shift_step_px)
+    assert few_shifts(wide_plan(), shifts_px, batch.pixels) is not None
+    assert few_shifts(plan, shifts_px, batch.pixels) is None
+    found, _ = dense_log_prob(batch, SharedGrid.of(volume, plan), plan)
+    with patch.object(exhaustive, "interpolation", lambda *_: None):
+        direct, _ = dense_log_prob(batch, SharedGrid.of(volume, plan), wide_plan())
+    np.testing.assert_array_equal(found, direct)

@@ -140,6 +140,10 @@ def test_cutting_the_mass_keeps_nearly_all_of_the_sums(problem: Any, monkeypatch
     def sums() -> NDArray[np.float32]:
         return accumulated(expect(batch, volume, plan), batch).values
 
+    total = expect(batch, volume, plan).on_grid
+    assert total is not None
+    weight_p = total.slices()[2].sum(axis=0) * batch.pixels.multiplicity_p
+    np.testing.assert_allclose(weight_p, batch.ctf2_ip.sum(axis=0), rtol=1e-4, atol=1e-6)
     usual = sums()
     monkeypatch.setattr(expectation, "_MASS", 1.0)
     whole = sums()
@@ -353,10 +357,15 @@ def test_symmetry_counts_each_orientation_once(problem: Any, point_group: str, o
         all_poses, each_once = expect(batch, volume, plain), expect(batch, volume, plan)
         assert each_once.effective_orientations_i.mean() > 10
         assert each_once.scored_i.max() < all_poses.scored_i.max() / 2
+        assert np.isfinite(each_once.log_likelihood_i).all()
         np.testing.assert_allclose(
             each_once.effective_orientations_i * operators, all_poses.effective_orientations_i, rtol=0.1
         )
         np.testing.assert_allclose(each_once.log_likelihood_i, all_poses.log_likelihood_i, atol=0.03)
+    touched = {"D2": 1.8, "O": 1.9}[point_group]
+    assert (
+        expect(batch, volume, symmetric).scored_i.max() < len(plain.grid(0).all_cells()) / operators * touched
+    )
     free = SMALL["unmasked_batch"](problem, RADIUS, noise=SMALL["white_noise"](problem, sigma2=1e6))
     flat = expect(free, volume, symmetric).effective_orientations_i
     np.testing.assert_allclose(flat, symmetric.cell_count, rtol=0.04)

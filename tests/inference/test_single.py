@@ -84,12 +84,12 @@ def test_one_particle_and_its_box(problem: Any, volume: FourierVolume) -> None:
 
 @pytest.mark.parametrize("search", ["adaptive", "branch-and-bound", "auto"])
 def test_every_search_finds_the_same_posterior(problem: Any, volume: FourierVolume, search: str) -> None:
-    """Total variation 1e-3, evidence 1e-4 of it: poses beyond log(1/epsilon) and interpolated shifts."""
+    """Total variation and evidence: 1e-3 covers what lies beyond log(1/epsilon) and float32 sums."""
     options = {"order": 3, "shift_range_px": 2.0}
     for i in (0, 3, 5):
         complete = posterior(problem.particles[i], volume, **options)
         found = posterior(problem.particles[i], volume, search=search, **options)
-        assert found.log_evidence == pytest.approx(complete.log_evidence, abs=1e-3, rel=1e-4)
+        assert found.log_evidence == pytest.approx(complete.log_evidence, abs=1e-3)
         distance = 0.5 * np.abs(found.weight_dqt - complete.weight_dqt).sum(dtype=float)
         assert distance < 1e-3
         np.testing.assert_array_equal(found.shifts_px, complete.shifts_px)

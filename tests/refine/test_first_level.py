@@ -1,42 +1,33 @@
 """One function decides what all images of a half set share."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-import posterion
-from posterion.compute import Workers
 from posterion.inference.exhaustive import SharedGrid
 from posterion.inference.polar import PolarReference
 from posterion.inference.search import SearchPlan
-from posterion.mapping.masks import low_pass
 from posterion.physics.projection import FourierVolume
 from posterion.refine.context import RefineContext
 from posterion.refine.first_level import first_level, polar_grids
-from posterion.refine.inputs import prepare
 from posterion.refine.plan import make_plan
 from posterion.refine.schedule import SearchState
-from posterion.refine.start import init
 from posterion.refine.state import RefinementState
 
 RADIUS, COLLECTED = 8, 11
 
 
-@pytest.fixture(scope="module")
-def context(tiny_set: Path, tiny_options: posterion.RefineOptions) -> Iterator[RefineContext]:
-    inputs = prepare(tiny_set / "particles.star", tiny_set / "reference.mrc", 150.0, tiny_options)
-    with Workers(1) as workers:
-        yield inputs.context(workers)
+@pytest.fixture
+def context(tiny_context: RefineContext) -> RefineContext:
+    return tiny_context
 
 
-@pytest.fixture(scope="module")
-def state(context: RefineContext, tiny_set: Path) -> RefinementState:
-    start = init(context, low_pass(posterion.read_map(tiny_set / "reference.mrc")[0], 25.0, 7.5))[0]
-    different = np.stack([start.half_maps[0], 2 * start.half_maps[1]])
-    return replace(start, iteration=3, half_maps=different)
+@pytest.fixture
+def state(tiny_start: RefinementState) -> RefinementState:
+    """Half maps of which the second is twice the first."""
+    different = np.stack([tiny_start.half_maps[0], 2 * tiny_start.half_maps[1]])
+    return replace(tiny_start, iteration=3, half_maps=different)
 
 
 def shared_of(

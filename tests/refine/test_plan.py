@@ -1,35 +1,26 @@
 """Plans follow seed, method and schedule."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
-import posterion
-from posterion.compute import Workers
-from posterion.mapping.masks import low_pass
 from posterion.refine.context import RefineContext
-from posterion.refine.inputs import prepare
 from posterion.refine.plan import make_plan, method_now, radii
 from posterion.refine.schedule import SearchState
-from posterion.refine.start import init
 from posterion.refine.state import RefinementState
 
 
-@pytest.fixture(scope="module")
-def context(tiny_set: Path, tiny_options: posterion.RefineOptions) -> Iterator[RefineContext]:
-    inputs = prepare(tiny_set / "particles.star", tiny_set / "reference.mrc", 150.0, tiny_options)
-    with Workers(1) as workers:
-        yield inputs.context(workers)
+@pytest.fixture
+def context(tiny_context: RefineContext) -> RefineContext:
+    return tiny_context
 
 
-@pytest.fixture(scope="module")
-def state(context: RefineContext, tiny_set: Path) -> RefinementState:
-    return init(context, low_pass(posterion.read_map(tiny_set / "reference.mrc")[0], 25.0, 7.5))[0]
+@pytest.fixture
+def state(tiny_start: RefinementState) -> RefinementState:
+    return tiny_start
 
 
 def test_plans_turn_the_grid_by_the_seed(context: RefineContext, state: RefinementState) -> None:

@@ -15,10 +15,17 @@ from posterion.inference.search import Candidates, LevelCount, Pruning, SearchPl
 from posterion.physics.fourier import Disc, disc
 from posterion.physics.projection import FourierVolume
 from posterion.physics.sampling import shift_lattice
-from posterion.physics.shift_interpolation import interpolation
+from posterion.physics.shift_interpolation import ShiftInterpolation, interpolation
 from posterion.physics.shifts import shift_phases
 
-__all__ = ["SharedGrid", "complete_candidates", "dense_candidates", "dense_log_prob", "dense_supports"]
+__all__ = [
+    "SharedGrid",
+    "complete_candidates",
+    "dense_candidates",
+    "dense_log_prob",
+    "dense_supports",
+    "few_shifts",
+]
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ def dense_log_prob(
     inside = batch.pixels.within(grid.pixels.radius)
     step = plan.levels[0].shift_step_px
     shifts_px = shift_lattice(plan.shift_range_px, step)
-    few = interpolation(shifts_px, grid.pixels)
+    few = few_shifts(plan, shifts_px, grid.pixels)
     phases_sp = shift_phases(grid.pixels, shifts_px if few is None else shifts_px[few.kept_s])
     whitened = batch.whitened_ip[:, None, inside] * phases_sp
     n, s = whitened.shape[:2]
@@ -93,6 +100,20 @@ def dense_log_prob(
         scores_tr += grid.log_prior_r
         np.add(scores_tr, log_prior_it[i][:, None], out=log_prob_itr[i])
     return log_prob_itr, shifts_px
+
+
+def few_shifts(plan: SearchPlan, shifts_px: NDArray[np.float64], pixels: Disc) -> ShiftInterpolation | None:
+    """Find few shifts that all of a list follow from; None where they save little, or scores must be exact.
+
+    Exhaustive search is what others are held against, and bounds are on scores that are not interpolated.
+
+    Parameters
+    ----------
+    plan : search plan
+    shifts_px : (T, 2)
+    pixels : disc on which images are moved
+    """
+    return interpolation(shifts_px, pixels) if plan.search == "adaptive" else None
 
 
 def dense_candidates(

@@ -18,7 +18,13 @@ from posterion.inference.contributions import (
     grid_slices,
     grid_terms,
 )
-from posterion.inference.exhaustive import SharedGrid, complete_candidates, dense_log_prob, dense_supports
+from posterion.inference.exhaustive import (
+    SharedGrid,
+    complete_candidates,
+    dense_log_prob,
+    dense_supports,
+    few_shifts,
+)
 from posterion.inference.grid_sums import GridSums
 from posterion.inference.images import ImageBatch
 from posterion.inference.laplace import GaussianPosterior, gaussian_posteriors, well_determined
@@ -163,7 +169,9 @@ def _expect_on_shared_grid(
     supports = dense_supports(batch, shared, plan)
     terms = [grid_terms(images, row, supports[row], mass, plan.log_rotation_cell)[0] for row in usable]
     posteriors = [own.posterior for own in terms if isinstance(own.posterior, Posterior)]
-    sums = GridSums.of(batch, usable, posteriors, shared, supports[0].shifts_px)
+    shifts_px = supports[0].shifts_px
+    few = few_shifts(plan, shifts_px, batch.pixels)
+    sums = GridSums.of(batch, usable, posteriors, shared, shifts_px, few)
     collected = _collect(batch, usable, terms, images, plan, _stack_slices([], len(batch.pixels)))
     return replace(collected, counts=total_counts(supports[row].counts for row in usable), on_grid=sums)
 

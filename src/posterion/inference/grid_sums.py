@@ -15,7 +15,7 @@ from posterion.inference.images import ImageBatch
 from posterion.inference.posterior import Posterior
 from posterion.physics.fourier import Disc
 from posterion.physics.projection import Accumulator
-from posterion.physics.shift_interpolation import interpolation
+from posterion.physics.shift_interpolation import ShiftInterpolation
 from posterion.physics.shifts import shifted
 
 __all__ = ["GridSums"]
@@ -54,6 +54,7 @@ class GridSums:
         posteriors: Sequence[Posterior],
         shared: SharedGrid,
         shifts_px: NDArray[np.float64],
+        few: ShiftInterpolation | None = None,
     ) -> GridSums:
         """Move images by the shifts that their posteriors keep, or by few where these come cheaper.
 
@@ -64,8 +65,8 @@ class GridSums:
         posteriors : of each of these, on all rotations of the grid
         shared : the grid
         shifts_px : (T, 2) shifts of the posteriors
+        few : shifts that all of these follow from, where there are such
         """
-        few = interpolation(shifts_px, batch.pixels)
         # Filled in place: a list of what each image gives, joined afterwards, would hold all of it twice.
         moved_by = [
             few.kept_s if few is not None and few.saves(len(own.shift_t)) else own.shift_t

@@ -188,7 +188,13 @@ def _divided(plan: SearchPlan, box: int, diameter_px: float, small_cells: bool) 
         resolved = band_of_order(order, box, diameter_px)
         band = int(np.clip(resolved * (0.5 if small_cells else 1.0), 3, last.radius))
         coarse.append(replace(last, order=order, radius=band, cell_loss=loss_of_cell(band, resolved)))
-    return replace(plan, levels=(*coarse, last), margin_nats=_MARGIN_NATS, max_rotations=_MAX_ROTATIONS)
+    return replace(
+        plan,
+        levels=(*coarse, last),
+        margin_nats=_MARGIN_NATS,
+        max_rotations=_MAX_ROTATIONS,
+        search="branch-and-bound" if small_cells else "adaptive",
+    )
 
 
 def _offset_px(particle: Particles) -> NDArray[np.float64]:
@@ -210,4 +216,5 @@ def _complete_plan(order: int, radius: int, box: int, shift_range_px: float) -> 
         point_group="C1",
         grid_offset=np.eye(3),
         prior=PosePrior.uniform(offset_sigma_px=max(shift_range_px, 1.0)),
+        search="exhaustive",
     )
