@@ -130,16 +130,7 @@ def posterior(
         else box * pixel / resolution_angstrom
     )
     radius = int(np.clip(band, 3, volume.radius))
-    images = particle.images()
-    if not usable_images(images).all():
-        raise PosterionError(
-            f"{particle.place(0)}: the image {why_unusable(images[0])}; take another particle"
-        )
-    sigma2 = background_power(images, diameter_px) if sigma2_s is None else np.atleast_2d(sigma2_s)
-    noise = NoiseModel(sigma2, np.zeros(1, np.int32), np.ones(1), np.zeros(1, np.int32))
-    batch = prepare_images(
-        particle, np.zeros(1, np.int64), images, radius, diameter_px, noise, _offset_px(particle)
-    )
+    batch = _prepared(particle, radius, diameter_px, sigma2_s)
     plan = _complete_plan(order, radius, box, shift_range_px)
     # The coarsest grid has no coarser level.
     if search == "exhaustive" or order == 0:
@@ -155,6 +146,21 @@ def posterior(
     return PosePosterior(
         weight_dqt, matrices, shifts_px + batch.shift0_px, log_evidence + plan.log_rotation_cell
     )
+
+
+def _prepared(
+    particle: Particles, radius: int, diameter_px: float, sigma2_s: NDArray[np.float64] | None
+) -> ImageBatch:
+    """Read the image and prepare it, with the noise of its background where none is given."""
+    images = particle.images()
+    if not usable_images(images).all():
+        raise PosterionError(
+            f"{particle.place(0)}: the image {why_unusable(images[0])}; take another particle"
+        )
+    sigma2 = background_power(images, diameter_px) if sigma2_s is None else np.atleast_2d(sigma2_s)
+    noise = NoiseModel(sigma2, np.zeros(1, np.int32), np.ones(1), np.zeros(1, np.int32))
+    first = np.zeros(1, np.int64)
+    return prepare_images(particle, first, images, radius, diameter_px, noise, _offset_px(particle))
 
 
 def _complete(batch: ImageBatch, volume: FourierVolume, plan: SearchPlan) -> NDArray[np.float64]:
