@@ -1,12 +1,27 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, and what must not decide whether they pass: terminal, chance and clock."""
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import posterion
 from posterion.mapping.masks import low_pass
 from posterion.physics.sources import read_source
+
+# The same examples in each run, and as many, however long one takes on a busy machine.
+settings.register_profile(
+    "same_each_time",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("same_each_time")
+
+# What Rich asks of the environment: no user's terminal decides what commands print.
+for _variable in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(_variable, None)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -99,12 +99,7 @@ def test_changes_are_written_beside_unknown_fields(tmp_path: Path) -> None:
         np.testing.assert_array_equal(after[name], before[name])
 
 
-@settings(
-    derandomize=True,
-    max_examples=40,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-    deadline=None,
-)
+@settings(max_examples=40)
 @given(
     rows=st.lists(st.tuples(*[st.floats(-360, 360)] * 3, *[st.floats(-300, 300)] * 2), min_size=1, max_size=5)
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posterion.data.frealign import read_frealign, read_par, write_frealign
@@ -61,12 +61,7 @@ def test_changes_are_written(tmp_path: Path) -> None:
     ]
 
 
-@settings(
-    derandomize=True,
-    max_examples=40,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-    deadline=None,
-)
+@settings(max_examples=40)
 @given(
     rows=st.lists(st.tuples(*[st.floats(-360, 360)] * 3, *[st.floats(-300, 300)] * 2), min_size=1, max_size=5)
 )

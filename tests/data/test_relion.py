@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posterion.data.convert import convert
@@ -122,12 +122,7 @@ def test_any_column_order(tmp_path: Path) -> None:
     assert [t.name for t in particles.other_tables] == ["general"]
 
 
-@settings(
-    derandomize=True,
-    max_examples=30,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-    deadline=None,
-)
+@settings(max_examples=30)
 @given(
     rows=st.lists(
         st.tuples(*[st.floats(-360, 360)] * 3, *[st.floats(-500, 500)] * 2, st.floats(-1e5, 1e5)),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posterion.data import star
@@ -103,12 +103,7 @@ def test_pieces_give_the_same_as_the_whole(tmp_path: Path, monkeypatch: pytest.M
 word = st.text(st.characters(min_codepoint=32, max_codepoint=0x24F), max_size=12)
 
 
-@settings(
-    derandomize=True,
-    max_examples=60,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-    deadline=None,
-)
+@settings(max_examples=60)
 @given(rows=st.lists(st.tuples(word, word), min_size=1, max_size=8))
 def test_any_strings_survive(rows: list[tuple[str, str]], tmp_path: Path) -> None:
     rows = [(a.replace('"', "'") if "'" in a else a, b.replace('"', "'")) for a, b in rows]

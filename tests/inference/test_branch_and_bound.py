@@ -92,7 +92,7 @@ FINE = {
 }
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**31),
     log_nats=st.floats(1.0, 5.0),
@@ -112,7 +112,7 @@ def test_the_rigorous_bound_prunes_where_signal_is_strong_or_cells_are_small() -
     assert shares[-1] > 0.8
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**31),
     noisy=st.booleans(),

@@ -66,7 +66,7 @@ def test_each_group_has_its_pixel_size() -> None:
         np.testing.assert_allclose(row, expected, atol=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     defocus=st.floats(-5e4, 1e5),
     astigmatism=st.floats(0, 1e4),

@@ -23,7 +23,7 @@ from posterion.physics.fourier import (
     shell_mean,
 )
 
-same_each_time = settings(max_examples=25, derandomize=True, deadline=None)
+some = settings(max_examples=25)
 boxes = st.integers(4, 25)
 seeds = st.integers(0, 2**31)
 
@@ -62,7 +62,7 @@ def test_transform_3d_is_the_sum_it_says(n: int) -> None:
     np.testing.assert_allclose(fourier_transform_3d(volume), expected, atol=1e-4)
 
 
-@same_each_time
+@some
 @given(boxes, seeds)
 def test_round_trips(n: int, seed: int) -> None:
     images, volume = noise((2, n, n), seed), noise((n, n, n), seed)
@@ -74,7 +74,7 @@ def test_round_trips(n: int, seed: int) -> None:
     )
 
 
-@same_each_time
+@some
 @given(boxes, seeds)
 def test_parseval_with_hermitian_weights(n: int, seed: int) -> None:
     image, volume = noise((n, n), seed), noise((n, n, n), seed)
@@ -101,7 +101,7 @@ def test_phase_shift_moves_content_to_higher_indices(n: int, shift: tuple[int, i
     np.testing.assert_allclose(moved, np.roll(image, shift[::-1], axis=(0, 1)), atol=1e-5)
 
 
-@same_each_time
+@some
 @given(boxes, seeds)
 def test_phase_shifts_add_and_undo(n: int, seed: int) -> None:
     a, b = np.random.default_rng(seed).uniform(-3, 3, (2, 2))
@@ -177,7 +177,7 @@ def test_resampling_keeps_origin_and_voxel_values(n: int, n_new: int) -> None:
 discs = st.integers(5, 40).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, (n - 1) // 2)))
 
 
-@same_each_time
+@some
 @given(discs)
 def test_disc_holds_each_pair_of_pixels_once(box_radius: tuple[int, int]) -> None:
     box, radius = box_radius
@@ -194,7 +194,7 @@ def test_disc_holds_each_pair_of_pixels_once(box_radius: tuple[int, int]) -> Non
     np.testing.assert_array_equal(counted, expected)
 
 
-@same_each_time
+@some
 @given(discs)
 def test_disc_rows_say_where_each_pixel_is(box_radius: tuple[int, int]) -> None:
     pixels = disc(*box_radius)
@@ -207,7 +207,7 @@ def test_disc_rows_say_where_each_pixel_is(box_radius: tuple[int, int]) -> None:
     np.testing.assert_array_equal(pixels.shell_p, np.rint(np.hypot(pixels.kx_p, pixels.ky_p)))
 
 
-@same_each_time
+@some
 @given(discs, seeds)
 def test_disc_within_orders_like_the_smaller_disc(box_radius: tuple[int, int], seed: int) -> None:
     box, radius = box_radius

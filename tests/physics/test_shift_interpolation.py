@@ -126,7 +126,7 @@ def test_the_same_list_gives_the_same_bits() -> None:
     assert not again.weight_ts.flags.writeable, "it is shared"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), rotations=st.integers(1, 20), part=st.integers(1, 81))
 def test_weights_move_by_the_adjoint(seed: int, rotations: int, part: int) -> None:
     """``<Gamma, X at all> = <Gamma moved onto few, X at few>``, of some of the shifts too."""

@@ -18,7 +18,7 @@ from posterion.refine.schedule import (
     search_levels,
 )
 
-same_each_time = settings(max_examples=150, derandomize=True, deadline=None)
+many = settings(max_examples=150)
 problems = st.fixed_dictionaries(
     {
         "radius": st.integers(3, 120),
@@ -65,7 +65,7 @@ def test_a_step_moves_the_edge_of_the_particle_by_a_period_of_the_band() -> None
         assert step_px == pytest.approx(1.2 * period_px)
 
 
-@same_each_time
+@many
 @given(problems)
 def test_levels_go_from_coarse_to_fine(problem: dict) -> None:
     levels = levels_of(**problem)
@@ -81,7 +81,7 @@ def test_levels_go_from_coarse_to_fine(problem: dict) -> None:
     assert all(0 <= level.cell_loss < 1 for level in levels)
 
 
-@same_each_time
+@many
 @given(problems)
 def test_the_last_grid_is_as_fine_as_is_asked_and_no_finer(problem: dict) -> None:
     geometry = problem["box"], problem["diameter_px"]
@@ -93,7 +93,7 @@ def test_the_last_grid_is_as_fine_as_is_asked_and_no_finer(problem: dict) -> Non
     assert last == 1 or band_of_order(last - 1, *geometry) < wanted
 
 
-@same_each_time
+@many
 @given(problems)
 def test_each_level_compares_what_its_grid_resolves(problem: dict) -> None:
     for level in levels_of(**problem)[:-1]:
