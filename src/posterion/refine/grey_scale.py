@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from posterion.data.unusable import usable_images
+from posterion.data.unusable import UNUSABLE, usable_images
+from posterion.errors import PosterionError
 from posterion.inference.expectation import BatchExpectation
 from posterion.inference.images import background_power
 from posterion.refine.auto_refine import expect_half
@@ -72,6 +73,11 @@ def fit_grey_scale(context: RefineContext, state: RefinementState) -> tuple[floa
     factor : scale of the reference; negative where it has the images' contrast inverted
     support_share : mean effective number of rotations of the posteriors over the number of cells of their
         grid
+
+    Raises
+    ------
+    PosterionError
+        When none of the images chosen can be used.
     """
     chosen = _spread(np.arange(len(context.particles)), SCALE_IMAGES)
     few = replace(
@@ -84,6 +90,11 @@ def fit_grey_scale(context: RefineContext, state: RefinementState) -> tuple[floa
     )
     trial = replace(state, particles=ParticleEstimates.empty(len(chosen)))
     parts, negative = (_expected(few, trial, "projection-matching", sign)[0] for sign in _SIGNS)
+    if not any(len(part.index_i) for part in parts):
+        raise PosterionError(
+            f"none of {len(chosen)} images spread over the set can be used: they {UNUSABLE}, or are far "
+            "brighter than others of their optics group; 'posterion doctor' says more"
+        )
     factor, share = _ratio(parts), 0.0
     if _explain_better(negative, parts):
         factor = -_ratio(negative)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterion.compute import Workers
+from posterion.data.outliers import screened
 from posterion.data.particles import Particles
 from posterion.data.unread import without_text
 from posterion.data.unusable import UNUSABLE, usable_images
@@ -59,10 +60,16 @@ class Inputs:
         return fingerprint(self.particles, self.half_i, self.reference, self.mask, self.config)
 
     def context(self, workers: Workers) -> RefineContext:
-        """Engine's view: noise per optics group, intensity scale per micrograph."""
+        """Engine's view: noise per optics group, intensity scale per micrograph, no image that is an outlier.
+
+        Raises
+        ------
+        PosterionError
+            When a stack cannot be read.
+        """
         micrograph_i = self.particles.micrograph_index_i
         return RefineContext(
-            particles=self.particles,
+            particles=screened(self.particles),
             half_i=self.half_i,
             noise_group_i=_dense(self.particles.optics_index_i),
             scale_group_i=_dense(micrograph_i),

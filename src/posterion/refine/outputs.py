@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from posterion.data.atomic import write_text
 from posterion.data.mrc import write_map
+from posterion.data.outliers import why_left_out
 from posterion.data.particles import Particles, Poses
 from posterion.data.unread import with_text
-from posterion.data.unusable import why_unusable
 from posterion.errors import PosterionError
 from posterion.mapping.fsc import FscCurves, fsc_curves, write_fsc
 from posterion.mapping.masks import MaskOptions, automatic_mask
@@ -149,16 +149,9 @@ def write_quarantine(path: Path, particles: Particles, usable: NDArray[np.bool_]
     if usable.all():
         return ()
     particles = with_text(particles)
-    lines = tuple(_why_left_out(particles, int(row)) for row in np.flatnonzero(~usable))
+    lines = tuple(why_left_out(particles, int(row)) for row in np.flatnonzero(~usable))
     write_text(path, "\n".join(lines) + "\n")
     return lines
-
-
-def _why_left_out(particles: Particles, row: int) -> str:
-    image = particles.images([row])
-    stack = particles.stack_names[particles.stack_index_i[row]]
-    number = particles.image_index_i[row] + 1
-    return f"{particles.place(row)}: image {number} of {stack} {why_unusable(image[0])}"
 
 
 def write_reconstruction(

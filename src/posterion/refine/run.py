@@ -246,7 +246,7 @@ class _Run:
         write_maps(folder, maps, curves)
         estimates = done.state.particles
         write_particles(folder / "particles.star", inputs.particles, inputs.half_i, estimates)
-        left_out = write_quarantine(folder / "quarantine.txt", inputs.particles, estimates.usable)
+        left_out = write_quarantine(folder / "quarantine.txt", self.context.particles, estimates.usable)
         write_iterations(folder / "iterations.jsonl", done.history)
         summary = _summary(inputs, replace(done, **self.meter.read()), curves)
         summary |= {"quarantined": list(left_out), "warnings": list(warnings)}

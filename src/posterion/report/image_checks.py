@@ -1,4 +1,4 @@
-"""Checks of the images themselves: not-a-number, constant, and whether the particle is bright or dark."""
+"""Checks of the images themselves: not-a-number, constant, hot, outliers; are particles bright or dark."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from posterion.data.outliers import LARGEST_RATIO, largest_spreads
 from posterion.data.particles import Particles
-from posterion.data.unusable import LARGEST_PIXEL
+from posterion.data.unusable import LARGEST_PIXEL, is_hot
 from posterion.report.findings import Finding, counted
 from posterion.report.progress import NullProgress
 from posterion.report.table_checks import about_particles
@@ -38,17 +39,21 @@ class ImageStatistics:
     is_finite_i : (n,) bool, whether no pixel is NaN, infinite or beyond `LARGEST_PIXEL`
     spread_i : (n,) float64, standard deviation of all pixels; 0 for a constant image
     contrast_i : (n,) float64, disc minus ring in standard deviations of the ring; NaN where unknown
+    is_hot_i : (n,) bool, whether the power of a finite image lies in a few pixels
+    is_outlier_i : (n,) bool, whether an image's spread is far beyond its optics group's
     """
 
     index_i: NDArray[np.int64]
     is_finite_i: NDArray[np.bool_]
     spread_i: Float
     contrast_i: Float
+    is_hot_i: NDArray[np.bool_]
+    is_outlier_i: NDArray[np.bool_]
 
     @property
     def is_usable_i(self) -> NDArray[np.bool_]:
-        """Images with finite pixels that are not all the same."""
-        return self.is_finite_i & (self.spread_i > 0)
+        """Images that `refine` uses."""
+        return self.is_finite_i & (self.spread_i > 0) & ~self.is_hot_i & ~self.is_outlier_i
 
 
 def image_statistics(
@@ -63,7 +68,8 @@ def image_statistics(
     progress : class that shows the progress
     """
     chosen = particles[indices]
-    finite, spread = np.zeros(len(indices), np.bool_), np.zeros(len(indices))
+    finite, hot = np.zeros((2, len(indices)), np.bool_)
+    spread = np.zeros(len(indices))
     contrast = np.full(len(indices), np.nan)
     with progress("reading images", len(indices), "images") as bar:
         for index, images in chosen.batches(_BATCH):
@@ -72,8 +78,11 @@ def image_statistics(
             varies = np.ptp(sound, axis=(1, 2)) > 0
             spread[index[finite[index]]] = np.where(varies, sound.std((1, 2), dtype=np.float64), 0)
             contrast[index[finite[index]]] = image_contrast(sound)
+            hot[index[finite[index]]] = varies & [is_hot(image) for image in sound]
             bar.advance(len(index))
-    return ImageStatistics(np.asarray(indices), finite, spread, contrast)
+    group = chosen.optics_index_i
+    limit = largest_spreads(np.where(hot, 0, spread), group, len(particles.optics))
+    return ImageStatistics(np.asarray(indices), finite, spread, contrast, hot, ~hot & (spread > limit[group]))
 
 
 def image_contrast(images: NDArray[np.float32]) -> Float:
@@ -119,17 +128,23 @@ def _plane_terms(box: int) -> Float:
 
 
 def check_pixels(particles: Particles, statistics: ImageStatistics) -> list[Finding]:
-    """Report images that are not finite, beyond all sums, or constant."""
-    broken, constant = np.zeros((2, len(particles)), np.bool_)
-    broken[statistics.index_i] = ~statistics.is_finite_i
-    constant[statistics.index_i] = statistics.is_finite_i & (statistics.spread_i == 0)
-    n = len(statistics.index_i)
+    """Report images that are not finite, beyond all sums, constant, hot, or brighter than all others."""
+    finite, n = statistics.is_finite_i, len(statistics.index_i)
     removed = f"of {n:,} read: remove them from the set"
-    what = f"with pixels that are not finite or beyond {LARGEST_PIXEL:g}, {removed}"
-    findings = about_particles("pixels", "problem", broken, what, "image")
-    findings += about_particles(
-        "pixels", "problem", constant, f"constant, with nothing in them, {removed}", "image"
-    )
+    complaints = {
+        f"with pixels that are not finite or beyond {LARGEST_PIXEL:g}, {removed}": ~finite,
+        f"constant, with nothing in them, {removed}": finite & (statistics.spread_i == 0),
+        f"with a hot pixel that outweighs all others, {removed}, or replace such pixels "
+        "(relion_preprocess --white_dust 5 --black_dust 5)": statistics.is_hot_i,
+        f"whose standard deviation is more than {LARGEST_RATIO:g} times the median of their optics group, of "
+        f"{n:,} read: normalise them again, remove them, or give images of another grey scale an optics "
+        "group of their own": statistics.is_outlier_i,
+    }
+    findings = []
+    for what, offends in complaints.items():
+        offends_i = np.zeros(len(particles), np.bool_)
+        offends_i[statistics.index_i] = offends
+        findings += about_particles("pixels", "problem", offends_i, what, "image")
     return findings or [
         Finding("pixels", "fine", f"all {counted(n, 'image')} read are finite and not constant")
     ]
@@ -141,7 +156,7 @@ def check_contrast(statistics: ImageStatistics) -> list[Finding]:
     The mean over images of `ImageStatistics.contrast_i` is compared with its standard error, which comes from
     the spread between images. In the band that decides (the disc's size) the CTF has not changed sign yet.
     """
-    contrast = statistics.contrast_i[np.isfinite(statistics.contrast_i)]
+    contrast = statistics.contrast_i[np.isfinite(statistics.contrast_i) & statistics.is_usable_i]
     if len(contrast) < 3:
         return [
             Finding(
