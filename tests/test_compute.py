@@ -36,7 +36,7 @@ def test_items_are_taken_only_a_few_ahead(threads: int) -> None:
 
 
 def test_as_many_run_at_once_as_there_are_threads() -> None:
-    meeting = threading.Barrier(3, timeout=20)
+    meeting = threading.Barrier(3, timeout=600)  # in place of waiting for ever
     with Workers(3) as workers:
         assert len(list(workers.map_ordered(lambda _: meeting.wait(), range(3)))) == 3
 

@@ -21,7 +21,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 def check(folder: Path, shown: str) -> dict[str, float]:
     for name in ("map", "FSC plot", "particle table", "one page"):
-        path = re.search(rf"^{name} +(\S+)$", shown, re.MULTILINE)
+        path = re.search(rf"^{name} +(\S.*)$", shown, re.MULTILINE)
         assert path is not None
         assert Path(path[1]).exists()
     assert (folder / "refined" / "summary.png").read_bytes().startswith(b"\x89PNG")

@@ -72,7 +72,7 @@ def test_curves_summary_and_iterations_agree(tiny_run: posterion.RefineResult) -
     assert summary["diverged_at_most"] == max(line["diverged"] for line in lines)
     assert summary["quarantined"] == []
     assert summary["cpu_seconds"] > 0
-    assert 1e8 < summary["peak_memory_bytes"] < 4e9
+    assert 1e8 < summary["peak_memory_bytes"] <= peak_memory_bytes(), "of all tests so far"
     assert {"posterion", "numpy"} <= set(summary["versions"])
 
 
