@@ -79,5 +79,12 @@ def test_micrographs_and_exit_code_of_a_bad_one(
     shown = capsys.readouterr()
     assert "1 micrographs, phase-flip" in shown.out
     assert "b.mrc" in shown.err
-    assert "1 of 2 micrographs were left out; the reasons are above" in shown.err
+    assert "1 of 2 micrographs were left out; the reasons are above and in summary.json" in shown.err
     assert (tmp_path / "out" / "correction.png").exists()
+    (tmp_path / "a.mrc").unlink()
+    assert run(monkeypatch, "correct", tmp_path / "m.star", "-o", tmp_path / "out") == 2
+    assert "none of 2 micrographs can be corrected; the first: " in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file()) == ["summary.json"]
+    assert run(monkeypatch, "correct", tmp_path / "b.mrc", "-o", tmp_path / "none") == 2
+    assert "b.mrc is an image: give a STAR file" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()

@@ -83,8 +83,7 @@ def test_repeated_and_stopped_runs_give_the_same_files(
     drawn: list[str] = []
 
     def draw(estimate: CtfEstimate, path: Path, title: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{title} {estimate.parameters}")
+        drawn_figure(estimate, path, title)
         drawn.append(title)
 
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -155,11 +154,24 @@ def test_a_poor_fit_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
         assert ("m.mrc: rings fit to 12.3 A only" in caplog.text) == is_told
 
 
-def test_nothing_fitted_leaves_no_table(micrographs: Path, tmp_path: Path) -> None:
-    assert ctf([micrographs / "a.mrc"], tmp_path, threads=1).star_path is not None
-    run = ctf([micrographs / "flat.mrc"], tmp_path, threads=1)
+def drawn_figure(estimate: CtfEstimate, path: Path, title: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{title} {estimate.parameters}")
+
+
+def test_a_fit_that_fails_leaves_no_table_and_no_picture(micrographs: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "a.mrc", tmp_path / "out"
+    picture = out / "diagnostics" / "a.png"
+    source.write_bytes((micrographs / "a.mrc").read_bytes())
+    for draw, is_drawn in ((drawn_figure, True), (None, False), (drawn_figure, True)):
+        run = ctf([source], out, CtfOptions(), patches=(1, 1) if is_drawn else None, threads=1, draw=draw)
+        assert run.star_path is not None
+        assert (picture.exists(), (out / "patches.star").exists()) == (is_drawn, is_drawn)
+    source.write_bytes((micrographs / "flat.mrc").read_bytes())
+    run = ctf([source], out, threads=1, draw=drawn_figure)
     assert run.star_path is None
-    assert not (tmp_path / "micrographs.star").exists()
+    assert sorted(path.name for path in out.rglob("*") if path.is_file()) == ["summary.json"]
+    assert json.loads((out / "summary.json").read_text())["failures"] == {str(source): run.failures[0]}
 
 
 def test_a_folder_of_something_else_is_left_alone(micrographs: Path, tmp_path: Path) -> None:
@@ -168,6 +180,6 @@ def test_a_folder_of_something_else_is_left_alone(micrographs: Path, tmp_path: P
         ctf([micrographs / "a.mrc"], tmp_path)
     (tmp_path / "summary.json").unlink()
     (tmp_path / "micrographs.star").write_text("data_micrographs\n")
-    with pytest.raises(PosterionError, match="holds results of something else"):
+    with pytest.raises(PosterionError, match=r"micrographs.star is there already"):
         ctf([micrographs / "a.mrc"], tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["micrographs.star"]

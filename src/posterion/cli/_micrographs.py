@@ -12,17 +12,16 @@ MicrographThreads = Annotated[
 ]
 
 
-def end_if_failed(failed: int, total: int, what: str, reasons: str = "above and in summary.json") -> None:
+def end_if_failed(failed: int, total: int, what: str) -> None:
     """Say how many micrographs failed, and end with exit code 1 where any did.
 
     Parameters
     ----------
     failed, total : micrographs
     what : the sentence's end, for instance "could not be picked"
-    reasons : where the user finds them
     """
     if failed:
         logging.getLogger("posterion").warning(
-            "%d of %d micrographs %s; the reasons are %s", failed, total, what, reasons
+            "%d of %d micrographs %s; the reasons are above and in summary.json", failed, total, what
         )
         raise typer.Exit(1)

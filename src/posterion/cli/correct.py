@@ -19,11 +19,12 @@ from posterion.cli._options import (
 )
 from posterion.data.particles import Particles, Supplement
 from posterion.data.star import read_star
+from posterion.errors import PosterionError
 from posterion.mapping.correct import Correction
 from posterion.mapping.correct import correct as correct_particles
-from posterion.micrographs.correct import correct_micrographs
+from posterion.micrographs.correct import CorrectedMicrographs, correct_micrographs
 from posterion.micrographs.micrograph_set import micrograph_set
-from posterion.micrographs.reading import read_micrograph
+from posterion.micrographs.reading import SUFFIXES, read_micrograph
 from posterion.physics.ctf_correction import SnrSpectrum
 from posterion.report.correction_figures import before_after_figure, snr_figure
 from posterion.report.progress import Progress, configure_logging
@@ -64,36 +65,49 @@ def correct(
     configure_logging()
     correction = Correction(how, k, None if snr is None else SnrSpectrum.read(snr))
     supplement = Supplement(stack, pixel_size, voltage, cs, amplitude_contrast, tuple(passthrough or ()))
+    made: CorrectedMicrographs | None = None
     if _lists_micrographs(source):
-        _correct_micrographs(source, output, correction, supplement, threads)
+        made = _correct_micrographs(source, output, correction, supplement, threads)
     else:
-        chosen = Particles.read(source, supplement)
-        with Progress("correction", len(chosen)) as progress:
-            made = correct_particles(chosen, output, correction, threads, progress.advance)
-        rows = np.unique(np.linspace(0, len(made) - 1, _SHOWN).astype(int))
-        labels = [f"particle {row + 1}" for row in rows]
-        images = zip(labels, chosen.images(rows), made.images(rows), strict=True)
-        pairs = [(label, before, how, after) for label, before, after in images]
-        before_after_figure(
-            pairs, output / "correction.png", chosen.optics[0].pixel_size_angstrom, "Before and after"
-        )
-        typer.echo(f"{output / 'particles.star'}: {len(made):,} images, {how}")
-    if (output / "snr.tsv").exists() and k is None and how == "wiener":
+        _correct_particles(source, output, correction, supplement, threads)
+    if correction.how == "wiener" and correction.k is None:
         snr_figure(SnrSpectrum.read(output / "snr.tsv"), output / "snr.png")
         typer.echo(f"SNR         {output / 'snr.png'}, {output / 'snr.tsv'}")
+    if made is not None:
+        end_if_failed(len(made.failures), len(made.failures) + len(made.paths), "were left out")
 
 
 def _lists_micrographs(source: Path) -> bool:
     """Whether a STAR file names micrographs and no particles; everything else is for the particle reader."""
+    if source.name.lower().endswith(SUFFIXES):
+        raise PosterionError(
+            f"{source} is an image: give a STAR file, of particles or of micrographs with their CTF "
+            "('posterion ctf' writes one)"
+        )
     if source.suffix.lower() != ".star":
         return False
     names = {name for table in read_star(source) for name in table.columns}
     return "rlnMicrographName" in names and "rlnImageName" not in names
 
 
-def _correct_micrographs(
+def _correct_particles(
     source: Path, output: Path, correction: Correction, supplement: Supplement, threads: int | None
 ) -> None:
+    chosen = Particles.read(source, supplement)
+    with Progress("correction", len(chosen)) as progress:
+        made = correct_particles(chosen, output, correction, threads, progress.advance)
+    rows = np.unique(np.linspace(0, len(made) - 1, _SHOWN).astype(int))
+    labels = [f"particle {row + 1}" for row in rows]
+    images = zip(labels, chosen.images(rows), made.images(rows), strict=True)
+    pairs = [(label, before, correction.how, after) for label, before, after in images]
+    pixel = chosen.optics[0].pixel_size_angstrom
+    before_after_figure(pairs, output / "correction.png", pixel, "Before and after")
+    typer.echo(f"{output / 'particles.star'}: {len(made):,} images, {correction.how}")
+
+
+def _correct_micrographs(
+    source: Path, output: Path, correction: Correction, supplement: Supplement, threads: int | None
+) -> CorrectedMicrographs:
     micrographs = micrograph_set([source], supplement)
     made = correct_micrographs(micrographs, output, correction, threads, Progress)
     index, path = next(iter(made.paths.items()))
@@ -102,4 +116,4 @@ def _correct_micrographs(
     pixel = micrographs.optics_of(index).pixel_size_angstrom
     before_after_figure([pair], output / "correction.png", pixel, "Before and after")
     typer.echo(f"{made.star_path}: {len(made.paths)} micrographs, {correction.how}")
-    end_if_failed(len(made.failures), len(micrographs), "were left out", reasons="above")
+    return made

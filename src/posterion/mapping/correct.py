@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from posterion.compute import Workers
 from posterion.data.atomic import write_text
 from posterion.data.mrc import read_stack_header, write_stack_batches
+from posterion.data.output_folder import OutputFolder
 from posterion.data.particles import Particles
 from posterion.data.unusable import usable_images
 from posterion.errors import PosterionError
@@ -28,13 +29,14 @@ from posterion.physics.ctf_correction import (
     wiener_filter,
 )
 
-__all__ = ["METHODS", "Correction", "correct", "measure_snr"]
+__all__ = ["METHODS", "Correction", "correct", "correction_folder", "measure_snr"]
 
 METHODS = ("phase-flip", "wiener")
 _LOG = logging.getLogger("posterion")
 _BATCH = 64
 _SAMPLE = 2000
 _RECORD = "correction.json"
+SNR_TABLE = "snr.tsv"
 _ORIGINAL = "rlnImageOriginalName"
 NO_CTF = {"spherical_aberration_mm": 0.0, "amplitude_contrast": 1.0, "phase_flipped": False}
 """Optics that, with a defocus of 0, describe a CTF of 1 everywhere: of images whose CTF is undone."""
@@ -81,6 +83,19 @@ class Correction:
         return wiener_filter(ctf, 1 / self.snr.at(frequency))
 
 
+def correction_folder(path: str | Path, correction: Correction, of: str) -> OutputFolder:
+    """Folder of corrected images: STAR file, spectrum and figures are one run's.
+
+    Parameters
+    ----------
+    path : of the folder
+    correction : as the user asked for it; a spectrum of the user's may lie in the folder
+    of : ``particles`` or ``micrographs``
+    """
+    spectrum = () if correction.snr is not None else (SNR_TABLE,)
+    return OutputFolder(Path(path), "correct", (f"{of}.star", "correction.png", "snr.png", *spectrum), of)
+
+
 def correct(
     particles: Particles,
     output: str | Path,
@@ -112,17 +127,19 @@ def correct(
     PosterionError
         When the images are phase flipped already, the SNR cannot be measured, or files cannot be written.
     """
-    folder = Path(output)
+    folder = correction_folder(output, correction, "particles")
+    source = particles.table.path if particles.table is not None else None
+    folder.claim([source])
     if correction.how == "phase-flip" and any(group.phase_flipped for group in particles.optics):
         raise PosterionError(
             f"{particles.place(0)}: the images are phase flipped already (rlnCtfDataArePhaseFlipped in their "
             "optics group); flipping them again would undo it"
         )
-    targets = _targets(particles, folder / "stacks")
+    targets = _targets(particles, folder.path / "stacks")
     with Workers(threads) as workers:
         if correction.needs_snr:
             correction = replace(correction, snr=measure_snr(particles, workers))
-        keep = _begin(folder, particles, correction)
+        keep = _begin(folder, targets.values(), particles, correction)
         stack_index_i, image_index_i = np.empty(len(particles), np.int32), np.empty(len(particles), np.int64)
         for new, (stack, target) in enumerate(targets.items()):
             rows = np.flatnonzero(particles.stack_index_i == stack)
@@ -137,7 +154,8 @@ def correct(
         image_index_i=image_index_i,
         contrast_sign_i=None,
     )
-    corrected.write_star(folder / "particles.star", extra_columns=_original_names(particles))
+    corrected.write_star(folder.path / "particles.star", extra_columns=_original_names(particles))
+    folder.finish({"how": correction.how, "k": correction.k, "particles": len(corrected)})
     return corrected
 
 
@@ -179,6 +197,7 @@ def _radial(box: int, pixel_size_angstrom: float) -> NDArray[np.float64]:
 def _targets(particles: Particles, folder: Path) -> dict[int, Path]:
     """Give each stack in use a new file under its own name, numbered where two have the same."""
     targets: dict[int, Path] = {}
+    sources = {path.resolve() for path in particles.stack_paths}
     for stack in np.unique(particles.stack_index_i).tolist():
         path = particles.stack_paths[stack]
         target = folder / f"{path.stem}.mrcs"
@@ -186,14 +205,17 @@ def _targets(particles: Particles, folder: Path) -> dict[int, Path]:
         while target in targets.values():
             number += 1
             target = folder / f"{path.stem}_{number}.mrcs"
-        if target.exists() and path.exists() and target.samefile(path):
+        if target.resolve() in sources:
             raise PosterionError(f"{target} is a stack to be corrected; choose another folder with -o")
         targets[stack] = target
     return targets
 
 
-def _begin(folder: Path, particles: Particles, correction: Correction) -> bool:
+def _begin(
+    folder: OutputFolder, targets: Collection[Path], particles: Particles, correction: Correction
+) -> bool:
     """Record what the folder is made from; whether stacks that are there are of the same making."""
+    folder.begin(targets)
     source = particles.table.path if particles.table is not None else None
     stacks = [path.stat() for path in particles.stack_paths if path.exists()]
     record: dict[str, Any] = {
@@ -205,12 +227,13 @@ def _begin(folder: Path, particles: Particles, correction: Correction) -> bool:
         "particles_modified_ns": source.stat().st_mtime_ns if source is not None else 0,
         "stacks": [[stat.st_size, stat.st_mtime_ns] for stat in stacks],
     }
-    path, text = folder / _RECORD, json.dumps(record, indent=1) + "\n"
+    path, text = folder.path / _RECORD, json.dumps(record, indent=1) + "\n"
     if correction.snr is not None:
-        correction.snr.write(folder / "snr.tsv")
+        correction.snr.write(folder.path / SNR_TABLE)
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return source is not None
-    (folder / "particles.star").unlink(missing_ok=True)
+    for target in targets:  # of another making, which the new record would claim
+        target.unlink(missing_ok=True)
     write_text(path, text)
     return False
 

@@ -16,10 +16,10 @@ from posterion.compute import StageProgress, Workers
 from posterion.data.mrc import write_map
 from posterion.data.table import Table, TextColumn
 from posterion.errors import PosterionError
-from posterion.mapping.correct import NO_CTF, Correction
+from posterion.mapping.correct import NO_CTF, SNR_TABLE, Correction, correction_folder
 from posterion.micrographs.micrograph_set import MicrographSet, write_micrographs
 from posterion.micrographs.reading import read_micrograph
-from posterion.micrographs.streaming import Failure, Job, file_state, output_stems, process_all
+from posterion.micrographs.streaming import Failure, Job, output_stems, process_all, require_one
 from posterion.physics.ctf_correction import SnrMeasurement, SnrSpectrum, half_spectrum_frequencies
 
 __all__ = ["CorrectedMicrographs", "correct_micrograph", "correct_micrographs"]
@@ -77,7 +77,8 @@ def correct_micrographs(
     PosterionError
         When there is no CTF, they are flipped already, or none can be corrected.
     """
-    folder = Path(output)
+    folder = correction_folder(output, correction, "micrographs")
+    folder.claim([micrographs.star_path])
     _require_ctf(micrographs)
     if correction.how == "phase-flip":
         _refuse_flipped(micrographs)
@@ -85,7 +86,7 @@ def correct_micrographs(
         with Workers(threads) as workers:
             correction = replace(correction, snr=_measure_snr(micrographs, workers))
     jobs = [
-        _job(micrographs, index, stem, folder, correction)
+        _job(micrographs, index, stem, folder.path, correction)
         for index, stem in enumerate(output_stems(micrographs))
     ]
 
@@ -93,17 +94,16 @@ def correct_micrographs(
         _correct_file(micrographs, index, correction, jobs[index].products[0])
         return {}
 
-    outcome = process_all(jobs, work, stage="correction", progress=progress, threads=threads)
-    done = [index for index, record in enumerate(outcome.records) if record is not None]
-    if not done:
-        raise PosterionError(
-            f"none of {len(micrographs)} micrographs can be corrected; {outcome.failures[0].reason}"
-        )
+    outcome = process_all(folder, jobs, work, stage="correction", progress=progress, threads=threads)
+    require_one(folder, outcome, f"none of {len(micrographs)} micrographs can be corrected")
     if correction.snr is not None:
-        correction.snr.write(folder / "snr.tsv")
-    made = {index: jobs[index].products[0] for index in done}
-    _write_star(folder / "micrographs.star", micrographs, made, correction.how)
-    return CorrectedMicrographs(made, folder / "micrographs.star", outcome.failures)
+        correction.snr.write(folder.path / SNR_TABLE)
+    made = {i: job.products[0] for i, job in enumerate(jobs) if outcome.records[i] is not None}
+    _write_star(folder.path / "micrographs.star", micrographs, made, correction.how)
+    folder.finish(
+        {"how": correction.how, "k": correction.k, "micrographs": len(made), "failures": outcome.reasons}
+    )
+    return CorrectedMicrographs(made, folder.path / "micrographs.star", outcome.failures)
 
 
 def _job(micrographs: MicrographSet, index: int, stem: str, folder: Path, correction: Correction) -> Job:
@@ -113,12 +113,12 @@ def _job(micrographs: MicrographSet, index: int, stem: str, folder: Path, correc
         "how": correction.how,
         "k": correction.k,
         "snr": None if correction.snr is None else correction.snr.snr_s.tolist(),
-        "file": file_state(micrographs.paths[index]),
         "optics": asdict(micrographs.optics_of(index)),
         "ctf": None if ctf is None else [float(column[index]) for column in vars(ctf).values()],
     }
     path = folder / "micrographs" / f"{stem}.mrc"
-    return Job(micrographs.names[index], settings, folder / "records" / f"{stem}.json", (path,))
+    record = folder / "records" / f"{stem}.json"
+    return Job(micrographs.names[index], micrographs.paths[index], settings, record, (path,))
 
 
 def correct_micrograph(
@@ -172,11 +172,8 @@ def _refuse_flipped(micrographs: MicrographSet) -> None:
 
 
 def _correct_file(micrographs: MicrographSet, index: int, correction: Correction, path: Path) -> None:
-    source = micrographs.paths[index]
-    if path.exists() and source.exists() and path.samefile(source):
-        raise PosterionError(f"{path} is the micrograph to be corrected; choose another folder with -o")
     pixel_size = micrographs.optics_of(index).pixel_size_angstrom
-    values = read_micrograph(source).values
+    values = read_micrograph(micrographs.paths[index]).values
     made = correct_micrograph(values, pixel_size, partial(micrographs.ctf_at, index), correction)
     write_map(path, made[None], pixel_size)
 

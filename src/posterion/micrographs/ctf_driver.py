@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from posterion.compute import StageProgress
-from posterion.data.atomic import write_text
+from posterion.data.output_folder import OutputFolder
 from posterion.data.particles import Supplement
 from posterion.data.star import write_star
 from posterion.errors import PosterionError
@@ -21,13 +20,13 @@ from posterion.micrographs.ctf_records import CtfRecord, micrograph_columns, pat
 from posterion.micrographs.ctf_rings import MicroscopeOptics
 from posterion.micrographs.micrograph_set import MicrographSet, micrograph_set, write_micrographs
 from posterion.micrographs.reading import read_micrograph
-from posterion.micrographs.streaming import Job, claim_folder, file_state, process_all
+from posterion.micrographs.streaming import Job, process_all
 
 __all__ = ["CtfRun", "ctf"]
 
 _LOG = logging.getLogger("posterion")
 _ALGORITHM = 1  # raised when the same settings give other numbers than before
-_SUMMARY, _TABLE = "summary.json", "micrographs.star"
+_TABLE, _PATCHES = "micrographs.star", "patches.star"
 _POOR_FIT_ANGSTROM, _POOR_FIT_PX = 10.0, 4.0  # a fit that ends here may be of something else than rings
 DrawEstimate = Callable[[CtfEstimate, Path, str], None]
 
@@ -96,26 +95,41 @@ def ctf(
     PosterionError
         Nothing can be begun: no such micrographs, no pixel size, a folder that holds something else.
     """
-    folder, options = Path(output), options or CtfOptions()
-    claim_folder(folder, "ctf", _TABLE)
-    micrographs = micrograph_set(sources, supplement)
-    fits = _fits(micrographs, folder, options, patches, draw is not None)
+    folder = OutputFolder(Path(output), "ctf", (_TABLE, _PATCHES))
+    options, micrographs = options or CtfOptions(), micrograph_set(sources, supplement)
+    folder.claim([micrographs.star_path])
+    fits = _fits(micrographs, folder.path, options, patches)
     drawing = Lock()
 
     def work(index: int) -> dict[str, Any]:
+        if draw is None:
+            fits[index].figure_path.unlink(missing_ok=True)  # of other settings
         record, estimate = _estimated(fits[index])
         _tell_if_poor(fits[index], record)
-        figure_path = fits[index].figure_path
-        if draw is not None and figure_path is not None:
+        if draw is not None:
             with drawing:  # figures share their library's caches
-                draw(estimate, figure_path, fits[index].path.name)
+                draw(estimate, fits[index].figure_path, fits[index].path.name)
         return asdict(record)
 
-    jobs = [fit.job() for fit in fits]
-    outcome = process_all(jobs, work, stage="CTF", progress=progress, threads=threads)
+    jobs = [fit.job(draw is not None) for fit in fits]
+    outcome = process_all(folder, jobs, work, stage="CTF", progress=progress, threads=threads)
     reasons = iter(failure.reason for failure in outcome.failures)
     records = tuple(next(reasons) if r is None else CtfRecord.from_dict(r) for r in outcome.records)
-    star_path = _write(folder, micrographs, records, options)
+    fitted = {i: record for i, record in enumerate(records) if isinstance(record, CtfRecord)}
+    star_path = _write(folder.path, micrographs, fitted, options)
+    gradients = {
+        str(micrographs.paths[i]): defocus_gradient(r.patches, micrographs.optics_of(i).pixel_size_angstrom)
+        for i, r in fitted.items()
+        if r.patches
+    }
+    folder.finish(
+        {
+            "micrographs": len(records),
+            "fitted": len(fitted),
+            "failures": outcome.reasons,
+            "gradient_angstrom_per_angstrom": gradients,
+        }
+    )
     return CtfRun(micrographs, records, star_path, outcome.resumed)
 
 
@@ -128,19 +142,18 @@ class _Fit:
     options: CtfOptions
     patches: tuple[int, int] | None
     record_path: Path
-    figure_path: Path | None
+    figure_path: Path
 
-    def job(self) -> Job:
+    def job(self, with_figure: bool) -> Job:
         """Say what the numbers depend on, and which files hold them."""
         settings = {
             "algorithm": _ALGORITHM,
-            "file": file_state(self.path),
             "pixel_size_angstrom": self.pixel_size_angstrom,
             "options": asdict(self.options),
             "patches": self.patches,
         }
-        products = () if self.figure_path is None else (self.figure_path,)
-        return Job(str(self.path), settings, self.record_path, products)
+        products = (self.figure_path,) if with_figure else ()
+        return Job(str(self.path), self.path, settings, self.record_path, products)
 
 
 def _fits(
@@ -148,7 +161,6 @@ def _fits(
     folder: Path,
     options: CtfOptions,
     patches: tuple[int, int] | None,
-    has_figures: bool,
 ) -> list[_Fit]:
     fits, used = [], set[str]()
     for index, path in enumerate(micrographs.paths):
@@ -160,7 +172,7 @@ def _fits(
         used.add(name)
         group = micrographs.optics_of(index)
         optics = MicroscopeOptics(group.voltage_kv, group.spherical_aberration_mm, group.amplitude_contrast)
-        figure = folder / "diagnostics" / f"{name}.png" if has_figures else None
+        figure = folder / "diagnostics" / f"{name}.png"
         record = folder / "ctf" / f"{name}.json"
         own = replace(options, optics=optics)
         fits.append(_Fit(path, group.pixel_size_angstrom, own, patches, record, figure))
@@ -198,33 +210,14 @@ def _tell_if_poor(fit: _Fit, record: CtfRecord) -> None:
 
 
 def _write(
-    folder: Path, micrographs: MicrographSet, records: Sequence[CtfRecord | str], options: CtfOptions
+    folder: Path, micrographs: MicrographSet, fitted: Mapping[int, CtfRecord], options: CtfOptions
 ) -> Path | None:
-    """Write micrographs.star, patches.star and summary.json; return the first, where there is one."""
-    fitted = {i: record for i, record in enumerate(records) if isinstance(record, CtfRecord)}
-    star_path, patch_path = folder / _TABLE, folder / "patches.star"
-    summary = {
-        "command": "ctf",
-        "micrographs": len(records),
-        "fitted": len(fitted),
-        "failures": [record for record in records if isinstance(record, str)],
-        "gradient_angstrom_per_angstrom": {
-            str(micrographs.paths[i]): defocus_gradient(
-                r.patches, micrographs.optics_of(i).pixel_size_angstrom
-            )
-            for i, r in fitted.items()
-            if r.patches
-        },
-    }
-    write_text(folder / _SUMMARY, json.dumps(summary, indent=1) + "\n")
+    """Write micrographs.star and patches.star; return the first, where there is one."""
     with_patches = {i: record for i, record in fitted.items() if record.patches}
     if with_patches:
-        write_star(patch_path, [patch_table(micrographs, with_patches)])
-    else:
-        patch_path.unlink(missing_ok=True)
+        write_star(folder / _PATCHES, [patch_table(micrographs, with_patches)])
     if not fitted:
-        star_path.unlink(missing_ok=True)
         return None
     columns = micrograph_columns(list(fitted.values()), options.fit_phase_shift)
-    write_micrographs(star_path, micrographs, list(fitted), columns)
-    return star_path
+    write_micrographs(folder / _TABLE, micrographs, list(fitted), columns)
+    return folder / _TABLE

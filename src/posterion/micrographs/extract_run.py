@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -14,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from posterion.compute import StageProgress
-from posterion.data.atomic import write_text
 from posterion.data.mrc import write_stack
+from posterion.data.output_folder import OutputFolder
 from posterion.data.particles import Supplement
 from posterion.data.star import write_star
 from posterion.data.table import Table, TextColumn
@@ -28,15 +27,15 @@ from posterion.micrographs.streaming import (
     Failure,
     Job,
     Outcome,
-    claim_folder,
-    file_state,
     output_stems,
     process_all,
+    require_one,
 )
 
 __all__ = ["ExtractResult", "extract"]
 
 _LOG = logging.getLogger("posterion")
+_TABLE = "particles.star"
 _ALGORITHM = 1  # raised when the same settings give other images than before
 _OF_ANOTHER_IMAGE = ("rlnImageName", "rlnOriginX", "rlnOriginY")  # stacks, and pixels, that are no more
 
@@ -107,15 +106,16 @@ def extract(
         source = coordinates
     else:
         source = read_coordinate_set(coordinates, micrographs, supplement)
-    folder = Path(output)
-    claim_folder(folder, "extract")
+    folder = OutputFolder(Path(output), "extract", (_TABLE,))
+    folder.claim([source.table.path, source.micrographs.star_path])
     for optics in source.micrographs.optics:
         options.background_radius_px(
             optics.pixel_size_angstrom, options.new_box_px(optics.pixel_size_angstrom)
         )
     used = np.unique(source.micrograph_index_i).tolist()
-    jobs = _jobs(source, used, folder, options)
+    jobs = _jobs(source, used, folder.path, options)
     outcome = process_all(
+        folder,
         jobs,
         lambda number: _extract_one(source, used[number], jobs[number].products[0], options),
         stage="extracting",
@@ -134,12 +134,12 @@ def _jobs(source: CoordinateSet, used: Sequence[int], folder: Path, options: Ext
         settings = {
             "algorithm": _ALGORITHM,
             **asdict(options),
-            "file": file_state(set_.paths[index]),
             "pixel_size_angstrom": set_.optics_of(index).pixel_size_angstrom,
             "positions": hashlib.sha256(positions.tobytes()).hexdigest(),
         }
         stack = folder / "Particles" / f"{stems[index]}.mrcs"
-        jobs.append(Job(set_.names[index], settings, folder / "records" / f"{stems[index]}.json", (stack,)))
+        record = folder / "records" / f"{stems[index]}.json"
+        jobs.append(Job(set_.names[index], set_.paths[index], settings, record, (stack,)))
     return jobs
 
 
@@ -185,7 +185,7 @@ def _refuse_or_warn(
 
 
 def _finished(
-    folder: Path,
+    folder: OutputFolder,
     source: CoordinateSet,
     used: Sequence[int],
     jobs: Sequence[Job],
@@ -193,12 +193,8 @@ def _finished(
     options: ExtractOptions,
 ) -> ExtractResult:
     """Write particles.star and the summary."""
+    require_one(folder, outcome, f"no particles could be extracted from {len(jobs)} micrographs")
     done = [(n, record) for n, record in enumerate(outcome.records) if record is not None]
-    if not done:
-        raise PosterionError(
-            f"no particles could be extracted from {len(jobs)} micrographs; the first: "
-            f"{outcome.failures[0].reason}"
-        )
     rows = np.concatenate([source.rows_of(used[n])[record["kept"]] for n, record in done])
     stacks = [_name_in_project(jobs[n].products[0]) for n, _ in done]
     names = [
@@ -206,17 +202,11 @@ def _finished(
         for (_, record), stack in zip(done, stacks, strict=True)
         for number in range(1, len(record["kept"]) + 1)
     ]
-    path = folder / "particles.star"
+    path = folder.path / _TABLE
     write_star(path, [_optics(source, options), _particles(source, rows, names)])
     at_edge, outside = (sum(record[name] for _, record in done) for name in ("at_edge", "outside"))
-    summary = {
-        "command": "extract",
-        "particles": len(rows),
-        "at_edge": at_edge,
-        "outside": outside,
-        "failures": {failure.name: failure.reason for failure in outcome.failures},
-    }
-    write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+    counts = {"particles": len(rows), "at_edge": at_edge, "outside": outside}
+    folder.finish({**counts, "failures": outcome.reasons})
     pixels = [group.pixel_size_angstrom for group in source.micrographs.optics]
     boxes = tuple(options.new_box_px(pixel) for pixel in pixels)
     return ExtractResult(

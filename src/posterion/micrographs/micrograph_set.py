@@ -86,6 +86,11 @@ class MicrographSet:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def star_path(self) -> Path | None:
+        """STAR file that lists them; None for file names."""
+        return None if self.table is None else self.table.path
+
     def optics_of(self, index: int) -> OpticsGroup:
         """Optics of one micrograph."""
         return self.optics[int(self.optics_index_i[index])]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from posterion.compute import StageProgress
-from posterion.data.atomic import write_text
 from posterion.data.mrc import read_map
+from posterion.data.output_folder import OutputFolder
 from posterion.data.particles import Supplement
 from posterion.data.star import write_star
 from posterion.data.table import TextColumn
@@ -35,10 +34,10 @@ from posterion.micrographs.streaming import (
     Failure,
     Job,
     Outcome,
-    claim_folder,
     file_state,
     output_stems,
     process_all,
+    require_one,
 )
 from posterion.micrographs.templates import (
     TemplateBank,
@@ -52,6 +51,7 @@ __all__ = ["PickResult", "Template", "pick", "read_templates"]
 
 _LOG = logging.getLogger("posterion")
 _BOX_OVER_DIAMETER = 1.5  # of EMAN's .box files
+_PICKS, _LIST = "picks.star", "autopick.star"
 _ALGORITHM = 2  # raised when the same settings give other picks than before
 
 
@@ -135,9 +135,9 @@ def pick(
     source = (
         micrographs if isinstance(micrographs, MicrographSet) else micrograph_set(micrographs, supplement)
     )
-    folder = Path(output)
-    claim_folder(folder, "pick")
-    jobs = _jobs(source, folder, _settings(options, template))
+    folder = OutputFolder(Path(output), "pick", (_PICKS, _LIST))
+    folder.claim([source.star_path])
+    jobs = _jobs(source, folder.path, _settings(options, template))
     picker = Picker(read_templates(template, options), options)
 
     def work(index: int) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def pick(
         kept = ("threshold", "expected_false", "best_score")
         return {"count": len(picks), **{name: getattr(picks, name) for name in kept}}
 
-    outcome = process_all(jobs, work, stage="picking", progress=progress, threads=threads)
+    outcome = process_all(folder, jobs, work, stage="picking", progress=progress, threads=threads)
     return _finished(folder, source, jobs, outcome)
 
 
@@ -200,12 +200,9 @@ def _jobs(source: MicrographSet, folder: Path, settings: dict[str, Any]) -> list
     return [
         Job(
             name=source.names[index],
+            source=source.paths[index],
             settings=settings
-            | {
-                "file": file_state(source.paths[index]),
-                "optics": asdict(source.optics_of(index)),
-                "ctf": _ctf_values(source, index),
-            },
+            | {"optics": asdict(source.optics_of(index)), "ctf": _ctf_values(source, index)},
             record_path=folder / "records" / f"{stem}.json",
             products=(
                 folder / f"{stem}{SUFFIX}",
@@ -269,23 +266,19 @@ def _write(files: Sequence[Path], picks: Picks, diameter_angstrom: float, pixel:
     write_coordinates(star, coordinates)
 
 
-def _finished(folder: Path, source: MicrographSet, jobs: Sequence[Job], outcome: Outcome) -> PickResult:
+def _finished(
+    folder: OutputFolder, source: MicrographSet, jobs: Sequence[Job], outcome: Outcome
+) -> PickResult:
     """Write what joins all micrographs, and say what became of each."""
+    require_one(folder, outcome, f"none of {len(source)} micrographs could be picked")
     done = [i for i, record in enumerate(outcome.records) if record is not None]
-    if not done:
-        raise PosterionError(
-            f"none of {len(source)} micrographs could be picked; the first: {outcome.failures[0].reason}"
-        )
     files = [jobs[i].products[0] for i in done]
-    write_coordinate_files(folder / "autopick.star", [source.names[i] for i in done], [str(f) for f in files])
-    path = folder / "picks.star"
+    names = [source.names[i] for i in done]
+    write_coordinate_files(folder.path / _LIST, names, [str(file) for file in files])
+    path = folder.path / _PICKS
     _write_all(path, source, done, files)
-    summary = {
-        "command": "pick",
-        "micrographs": {jobs[i].name: outcome.records[i] for i in done},
-        "failures": {failure.name: failure.reason for failure in outcome.failures},
-    }
-    write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+    found = {jobs[i].name: outcome.records[i] for i in done}
+    folder.finish({"micrographs": found, "failures": outcome.reasons})
     return PickResult(path, outcome.records, outcome.failures, outcome.resumed)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from posterion.compute import StageProgress, Workers
 from posterion.data.atomic import write_text
+from posterion.data.output_folder import OutputFolder
 from posterion.errors import PosterionError
 from posterion.micrographs.micrograph_set import MicrographSet
 
@@ -19,15 +20,14 @@ __all__ = [
     "Failure",
     "Job",
     "Outcome",
-    "claim_folder",
     "file_state",
     "micrograph_stem",
     "output_stems",
     "process_all",
+    "require_one",
 ]
 
 _LOG = logging.getLogger("posterion")
-_SUMMARY = "summary.json"
 _ENDINGS = (".gz", ".bz2", ".mrc", ".mrcs", ".map", ".tif", ".tiff", ".png")
 Record = dict[str, Any]
 
@@ -47,15 +47,40 @@ class Job:
     Attributes
     ----------
     name : as the user knows it
-    settings : all that its results depend on, the state of its file among them
+    source : its file
+    settings : all that its results depend on but the state of its file
     record_path : JSON file that says what was found, and under which settings
     products : files that are written with it
     """
 
     name: str
+    source: Path
     settings: Mapping[str, Any]
     record_path: Path
     products: tuple[Path, ...]
+
+    def begin(self) -> None:
+        """Remove what was found under other settings: a picture must not outlive the numbers it shows."""
+        for path in (self.record_path, *self.products):
+            path.unlink(missing_ok=True)
+
+    def finish(self, record: Record) -> None:
+        """Write the record, when all products are."""
+        there = {"settings": self._all_settings(), "result": record}
+        write_text(self.record_path, json.dumps(there, indent=1) + "\n")
+
+    def finished(self) -> Record | None:
+        """Record of an earlier run, if it had the same settings and all its files are there."""
+        try:
+            there = json.loads(self.record_path.read_text(encoding="utf-8"))
+            same = there["settings"] == json.loads(json.dumps(self._all_settings()))
+            result: Record = there["result"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return result if same and all(product.is_file() for product in self.products) else None
+
+    def _all_settings(self) -> dict[str, Any]:
+        return {**self.settings, "file": file_state(self.source)}
 
 
 @dataclass(frozen=True)
@@ -73,6 +98,11 @@ class Outcome:
     failures: tuple[Failure, ...]
     resumed: int
 
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why micrographs failed, by name."""
+        return {failure.name: failure.reason for failure in self.failures}
+
 
 def file_state(path: str | Path) -> list[Any]:
     """Name, size and time of change of a file, to see later whether it is still the same."""
@@ -82,35 +112,6 @@ def file_state(path: str | Path) -> list[Any]:
     except OSError:
         return [absolute]
     return [absolute, status.st_size, status.st_mtime_ns]
-
-
-def claim_folder(folder: Path, command: str, table: str | None = None) -> None:
-    """See that a folder holds nothing of another command.
-
-    Parameters
-    ----------
-    folder : to be written to
-    command : that asks
-    table : a file that the command never leaves without a summary.json, and others may write too
-
-    Raises
-    ------
-    PosterionError
-        Where summary.json says that it does, or there is only that table.
-    """
-    try:
-        summary = json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if table is None or not (folder / table).exists():
-            return
-        summary = {}
-    except (OSError, ValueError):
-        summary = {}
-    if not isinstance(summary, dict) or summary.get("command") != command:
-        raise PosterionError(
-            f"{folder} holds results of something else than 'posterion {command}'; "
-            "choose another folder with -o"
-        )
 
 
 def micrograph_stem(path: Path) -> str:
@@ -141,6 +142,7 @@ def output_stems(micrographs: MicrographSet) -> list[str]:
 
 
 def process_all(
+    folder: OutputFolder,
     jobs: Sequence[Job],
     work: Callable[[int], Record],
     *,
@@ -152,26 +154,31 @@ def process_all(
 
     Parameters
     ----------
+    folder : that the jobs write to
     jobs : (n,) of the micrographs
     work : from index to a record that JSON can hold; writes the job's products
     stage : what is being done, in words
     progress : shows how far it is
     threads : micrographs at a time; all cores where None
+
+    Raises
+    ------
+    PosterionError
+        When the folder is another's, or a micrograph lies where a product would.
     """
-    records = [_finished(job) for job in jobs]
+    _begin(folder, jobs)
+    records = [job.finished() for job in jobs]
     waiting = [index for index, record in enumerate(records) if record is None]
     if len(waiting) < len(jobs):
         _LOG.info("%s: %d of %d micrographs were done before", stage, len(jobs) - len(waiting), len(jobs))
     failures = []
 
     def attempt(index: int) -> Record | str:
+        jobs[index].begin()
         try:
             record = work(index)
-            settings = {"settings": dict(jobs[index].settings), "result": record}
-            write_text(jobs[index].record_path, json.dumps(settings, indent=1) + "\n")
+            jobs[index].finish(record)
         except PosterionError as error:
-            # What other settings found there would be taken for this run's.
-            jobs[index].record_path.unlink(missing_ok=True)
             return str(error)
         return record
 
@@ -188,12 +195,26 @@ def process_all(
     return Outcome(tuple(records), tuple(failures), len(jobs) - len(waiting))
 
 
-def _finished(job: Job) -> Record | None:
-    """Record of an earlier run, if it had the same settings and all its files are there."""
-    try:
-        there = json.loads(job.record_path.read_text(encoding="utf-8"))
-        same = there["settings"] == json.loads(json.dumps(dict(job.settings)))
-        result: Record = there["result"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return result if same and all(product.is_file() for product in job.products) else None
+def require_one(folder: OutputFolder, outcome: Outcome, what: str) -> None:
+    """See that not all micrographs failed; where they did, summary.json says why.
+
+    Parameters
+    ----------
+    folder, outcome : of the run
+    what : could not be done with all of them, the beginning of a sentence
+    """
+    if all(record is None for record in outcome.records):
+        folder.finish({"failures": outcome.reasons})
+        raise PosterionError(f"{what}; the first: {outcome.failures[0].reason}")
+
+
+def _begin(folder: OutputFolder, jobs: Sequence[Job]) -> None:
+    """Take the folder, if nothing of the user's would be replaced."""
+    sources = {job.source.resolve() for job in jobs}
+    for job in jobs:
+        for product in job.products:
+            if product.resolve() in sources:
+                raise PosterionError(
+                    f"{product} is a micrograph, which this run would replace; choose another folder with -o"
+                )
+    folder.begin(product for job in jobs if not job.record_path.exists() for product in job.products)
