@@ -182,10 +182,11 @@ def open_stack(path: Path) -> np.memmap[Any, Any]:
         Where the stack is missing, compressed, or shorter than its header says.
     """
     try:
-        modified = path.stat().st_mtime_ns
+        status = path.stat()
     except OSError as error:
         raise PosterionError(f"{path} cannot be read: {error.strerror}.") from None
-    return _open_stack(path, modified)
+    # Files of one name may follow within a tick of the clock; while one is open no other has its number.
+    return _open_stack(path, (status.st_ino, status.st_size, status.st_mtime_ns))
 
 
 def read_images(stack: np.memmap[Any, Any], image_index_i: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -198,7 +199,7 @@ def read_images(stack: np.memmap[Any, Any], image_index_i: NDArray[np.int64]) ->
 
 
 @lru_cache(maxsize=_MAX_OPEN_STACKS)
-def _open_stack(path: Path, modified_ns: int) -> np.memmap[Any, Any]:
+def _open_stack(path: Path, state: tuple[int, int, int]) -> np.memmap[Any, Any]:
     if path.suffix.lower() in (".gz", ".bz2"):
         raise PosterionError(
             f"{path} is a compressed stack: unpack it first, its images are read in any order."
