@@ -22,7 +22,8 @@ def judged(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     if not data.is_dir() or not tool.is_file():
         pytest.skip("ribo128 or evaluate.py not present")
     output = tmp_path_factory.mktemp("ribosome") / "out"
-    found = posterion.refine(data / "particles_500.star", data / "reference_50A.mrc", output, DIAMETER)
+    given = data / "particles_500.star", data / "reference_50A.mrc"
+    found = posterion.refine(*given, output, DIAMETER, posterion.RefineOptions(threads=2))
     files = {
         "truth-map": data / "truth.mrc",
         "truth-star": data / "truth.star",
