@@ -10,7 +10,9 @@ import pytest
 
 import posterion
 from posterion.compute import Workers
-from posterion.data.mrc import read_map
+from posterion.data.mrc import read_map, write_stack
+from posterion.data.particles import Particles
+from posterion.errors import PosterionError
 from posterion.refine import grey_scale
 from posterion.refine.auto_refine import expect_half
 from posterion.refine.grey_scale import background_sigma2
@@ -51,6 +53,23 @@ def test_so_many_images_are_searched_as_often_as_the_forecast_says(
     with Workers(1) as workers:
         init(inputs.context(workers), inputs.reference)
     assert counts == [10] * grey_scale.SCALE_SEARCHES
+
+
+def test_images_none_of_which_can_be_used_are_not_said_to_be_inverted(
+    tiny_set: Path, tiny_options: posterion.RefineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All images but those that the grey scale is fitted to are sound."""
+    images = Particles.read(tiny_set / "particles.star").images()
+    images[np.linspace(0, len(images) - 1, 10).astype(int), 4, 4] = 1e9
+    write_stack(tmp_path / "particles.mrcs", images, 7.5)
+    (tmp_path / "particles.star").write_text((tiny_set / "particles.star").read_text())
+    inputs = prepare(tmp_path / "particles.star", tiny_set / "reference.mrc", 150.0, tiny_options)
+    monkeypatch.setattr(grey_scale, "SCALE_IMAGES", 10)
+    with (
+        Workers(1) as workers,
+        pytest.raises(PosterionError, match="none of 10 images spread over the set can be used"),
+    ):
+        init(inputs.context(workers), inputs.reference)
 
 
 def test_noise_from_the_background(tiny_set: Path, tiny_options: posterion.RefineOptions) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import posterion
 from posterion.data.mrc import read_map, write_map, write_stack
@@ -258,6 +259,70 @@ def test_spoiled_images_foreign_grid_and_objects_in_memory(
     log = (tmp_path / "out" / "run.log").read_text()
     assert "grey scale was multiplied by" in log
     assert "left out, see quarantine.txt" in log
+
+
+def spoiled_set(tiny_set: Path, folder: Path, images: NDArray[np.float32]) -> Path:
+    """The tiny set with other images."""
+    folder.mkdir()
+    write_stack(folder / "particles.mrcs", images, 7.5)
+    for name in ("particles.star", "reference.mrc"):
+        (folder / name).write_bytes((tiny_set / name).read_bytes())
+    return folder
+
+
+def test_one_image_beyond_all_others_harms_no_other(
+    tiny_set: Path, tiny_options: posterion.RefineOptions, tmp_path: Path
+) -> None:
+    """Hot pixels, a normalisation that failed: the bytes of a set with NaN there, the map of one without."""
+    plain, found = Particles.read(tiny_set / "particles.star").images(), {}
+    options = replace(tiny_options, max_iterations=1)
+    for said, value in {"nan": np.nan, "1e+06": 1e6, "1e+08": 1e8, "1e+11": -1e11, "deviation": 0}.items():
+        images = plain.copy()
+        images[4, 3, 3] = value
+        if said == "deviation":
+            images[4] = 1e5 * plain[4]
+        spoiled = spoiled_set(tiny_set, tmp_path / said, images)
+        found[said] = start(spoiled, spoiled / "out", options)
+        (line,) = found[said].summary["quarantined"]
+        assert "image 5 of particles.mrcs" in line
+        assert said in line.lower()
+        require_same_results(found[said].folder, found["nan"].folder)
+    kept = np.delete(np.arange(32), 4)
+    half_i = run_module.prepare(
+        tiny_set / "particles.star", tiny_set / "reference.mrc", 150.0, options
+    ).half_i
+    without = replace(Particles.read(tiny_set / "particles.star"), half_i=half_i)[kept]
+    alone = posterion.refine(without, tiny_set / "reference.mrc", tmp_path / "alone", 150.0, options)
+    assert alone.summary["resolution_angstrom"] == found["nan"].summary["resolution_angstrom"]
+    ours, theirs = (read_map(run.folder / "map.mrc")[0] for run in (found["nan"], alone))
+    np.testing.assert_allclose(ours, theirs, atol=1e-3 * theirs.max())
+
+
+def test_a_run_that_sets_images_aside_is_the_same_when_stopped(
+    tiny_set: Path, tiny_options: posterion.RefineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = Particles.read(tiny_set / "particles.star").images()
+    images[4, 3, 3], images[9] = 1e7, 1e3 * images[9]
+    spoiled = spoiled_set(tiny_set, tmp_path / "set", images)
+    options = replace(tiny_options, max_iterations=3)
+    whole = start(spoiled, tmp_path / "whole", options)
+    assert len(whole.summary["quarantined"]) == 2
+    stopped_at_each_iteration(spoiled, tmp_path / "out", replace(options, threads=1), monkeypatch)
+    require_same_results(tmp_path / "out", whole.folder)
+    assert (tmp_path / "out" / "quarantine.txt").read_text() == (whole.folder / "quarantine.txt").read_text()
+
+
+def test_images_of_other_gain_are_kept(
+    tiny_set: Path, tiny_options: posterion.RefineOptions, tmp_path: Path
+) -> None:
+    """A third of one optics group is five times as strong, a few images ten times."""
+    images = Particles.read(tiny_set / "particles.star").images()
+    images[::3] *= 5
+    images[[1, 4]] *= 10
+    spoiled = spoiled_set(tiny_set, tmp_path / "set", images)
+    result = start(spoiled, tmp_path / "out", replace(tiny_options, max_iterations=1))
+    assert result.summary["quarantined"] == []
+    assert len(Particles.read(result.folder / "particles.star")) == 32
 
 
 def test_grey_scale_of_the_reference_does_not_matter(

@@ -143,6 +143,20 @@ class TestImages:
         assert [(f.level, f.particles) for f in pixels] == [("problem", (5,)), ("problem", (10,))]
         assert found(diagnosis, "structure").level == "fine", "the sound images are still back-projected"
 
+    def test_hot_and_far_too_bright_images(self, particle_set, tmp_path: Path) -> None:
+        """Both are problems, and neither decides about contrast or structure."""
+        sound = doctor(particle_set.write(tmp_path))
+        particle_set.images[4, 3, 3] = 1e8
+        particle_set.images[9] *= -1e4
+        particle_set.images[12] *= 5
+        diagnosis = doctor(particle_set.write(tmp_path))
+        hot, bright = (f for f in diagnosis.findings if f.check == "pixels")
+        assert "hot pixel" in hot.message
+        assert "normalise them again" in bright.message
+        assert [(f.level, f.particles) for f in (hot, bright)] == [("problem", (5,)), ("problem", (10,))]
+        for check in ("contrast", "structure"):
+            assert found(diagnosis, check).level == found(sound, check).level == "fine"
+
     def test_dark_particles(self, particle_set, tmp_path: Path) -> None:
         particle_set.images *= -1
         diagnosis = doctor(particle_set.write(tmp_path))

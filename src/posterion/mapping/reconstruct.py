@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterion.compute import Workers
+from posterion.data.outliers import screened
 from posterion.data.particles import Particles
 from posterion.data.unusable import UNUSABLE, usable_images
 from posterion.errors import PosterionError
@@ -181,7 +182,7 @@ class Reconstruction:
     half1, half2 : (n, n, n) float32, unregularised half maps
     fsc_s : (n//2+1,) float64, FSC of the half maps, unmasked
     fsc_sphere_s : (n//2+1,) float64, FSC inside the sphere that regularises the map
-    left_out_i : (m,) int64, particles left out because their image is not of `usable_images`
+    left_out_i : (m,) int64, particles left out: their image is not of `usable_images`, or far too strong
     """
 
     map: NDArray[np.float32]
@@ -221,6 +222,7 @@ def reconstruct(
     """
     with Workers(threads) as workers:
         half_i = half_ids(particles, seed)
+        particles = screened(particles)
         (both, other), left_out_i = _sums_of_halves(particles, half_i, point_group, workers, observer)
         half1, half2 = (half.solve(None, workers.threads) for half in (both, other))
         both.add(other)

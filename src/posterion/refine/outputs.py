@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from posterion.data.atomic import write_text
 from posterion.data.mrc import write_map
-from posterion.data.outliers import why_left_out
+from posterion.data.outliers import screened, why_left_out
 from posterion.data.particles import Particles, Poses
 from posterion.data.unread import with_text
 from posterion.errors import PosterionError
@@ -175,7 +175,7 @@ def write_reconstruction(
         "command": "reconstruct",
         **resolutions(curves),
         "particles": len(particles),
-        "quarantined": list(write_quarantine(folder / "quarantine.txt", particles, usable)),
+        "quarantined": list(write_quarantine(folder / "quarantine.txt", screened(particles), usable)),
         **options,
         "peak_memory_bytes": peak_memory_bytes(),
         "warnings": list(warnings),
