@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from threadpoolctl import threadpool_info
 
-from posterion.compute import Workers
+from posterion.compute import NullProgress, Workers
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -68,3 +68,9 @@ def test_linear_algebra_has_one_thread_inside_and_its_own_number_after() -> None
 def test_default_is_all_cores() -> None:
     with Workers() as workers:
         assert workers.threads >= 1
+
+
+def test_null_progress_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with NullProgress("expectation", 3) as stage:
+        stage.advance(3)
+    assert capsys.readouterr() == ("", "")

@@ -10,7 +10,7 @@ from typing import Protocol, Self, TypeVar
 
 from threadpoolctl import threadpool_limits
 
-__all__ = ["Stage", "StageProgress", "Workers"]
+__all__ = ["NullProgress", "Stage", "StageProgress", "Workers"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,6 +28,24 @@ class StageProgress(Protocol):
 
     def __call__(self, stage: str, total: int, unit: str = "particles", /) -> AbstractContextManager[Stage]:
         """Open the stage; its ``advance`` counts units."""
+
+
+class NullProgress:
+    """A `StageProgress` that shows nothing, for library use."""
+
+    def __init__(self, stage: str, total: int, unit: str = "particles") -> None:
+        self.stage, self.total, self.unit = stage, total, unit
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Do nothing."""
+
+    def advance(self, count: int = 1) -> None:
+        """Do nothing."""
 
 
 class Workers:

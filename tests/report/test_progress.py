@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from posterion.errors import PosterionError
-from posterion.report.progress import NullProgress, Progress, configure_logging, format_duration
+from posterion.report.progress import Progress, configure_logging, format_duration
 
 
 class Clock:
@@ -97,13 +97,6 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = terminal.getvalue()
     assert "━" in shown
     assert "expectation: 20 particles in" in shown
-
-
-def test_null_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logging()
-    with NullProgress("expectation", total=3) as progress:
-        progress.advance(3)
-    assert capsys.readouterr().err == ""
 
 
 def test_log_goes_to_the_screen_and_to_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

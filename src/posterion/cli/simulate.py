@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from posterion.errors import PosterionError
 from posterion.physics import simulate as simulation
 from posterion.physics.sources import read_source
+from posterion.report.progress import Progress, configure_logging
 
 __all__ = ["simulate"]
 
@@ -56,6 +55,7 @@ def simulate(
 
     Writes particles.star, particles.mrcs, truth.star (true poses and classes) and truth.mrc.
     """
+    configure_logging()
     if embedded == bool(sources):
         raise PosterionError("give either maps or models to simulate from, or --embedded")
     options = simulation.SimulationOptions(
@@ -80,15 +80,11 @@ def simulate(
         values, pixel_size = read_source(source, box, pixel_size)
         box = values.shape[0]
         maps.append(values)
-    console = Console()
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("simulating", total=number)
-        made = simulation.simulate(
-            maps, float(pixel_size or 0), output, options, lambda n: progress.advance(task, n)
-        )
-    console.print(f"{number} images, box {box} px, {pixel_size:g} A/px", soft_wrap=True)
+    with Progress("simulation", number, "images") as progress:
+        made = simulation.simulate(maps, float(pixel_size or 0), output, options, progress.advance)
+    typer.echo(f"{number} images, box {box} px, {pixel_size:g} A/px")
     for path in (made.particles_path, made.truth_path, *made.map_paths):
-        console.print(str(path), soft_wrap=True, highlight=False)
+        typer.echo(path)
 
 
 def _noise_spectrum(text: str) -> simulation.NoiseSpectrum | None:

@@ -12,7 +12,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from posterion.compute import StageProgress, Workers
+from posterion.compute import NullProgress, StageProgress, Workers
 from posterion.data.mrc import write_map
 from posterion.data.table import Table, TextColumn
 from posterion.errors import PosterionError
@@ -55,7 +55,7 @@ def correct_micrographs(
     output: str | Path,
     correction: Correction,
     threads: int | None = None,
-    progress: StageProgress | None = None,
+    progress: StageProgress = NullProgress,
 ) -> CorrectedMicrographs:
     """Undo the CTF of whole micrographs and write them with a micrographs.star that says so.
 

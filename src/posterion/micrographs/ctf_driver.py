@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from posterion.compute import StageProgress
+from posterion.compute import NullProgress, StageProgress
 from posterion.data.output_folder import OutputFolder
 from posterion.data.particles import Supplement
 from posterion.data.star import write_star
@@ -62,7 +62,7 @@ def ctf(
     *,
     patches: tuple[int, int] | None = None,
     threads: int | None = None,
-    progress: StageProgress | None = None,
+    progress: StageProgress = NullProgress,
     draw: DrawEstimate | None = None,
 ) -> CtfRun:
     """Estimate the CTF of micrographs and write micrographs.star, as RELION 3.1 reads it.

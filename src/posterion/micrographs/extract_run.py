@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from posterion.compute import StageProgress
+from posterion.compute import NullProgress, StageProgress
 from posterion.data.mrc import write_stack
 from posterion.data.output_folder import OutputFolder
 from posterion.data.particles import Supplement
@@ -75,7 +75,7 @@ def extract(
     supplement: Supplement | None = None,
     *,
     threads: int | None = None,
-    progress: StageProgress | None = None,
+    progress: StageProgress = NullProgress,
 ) -> ExtractResult:
     """Cut particles out of micrographs: rescaled, protein white, background of mean 0 and deviation 1.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from posterion.compute import StageProgress
+from posterion.compute import NullProgress, StageProgress
 from posterion.data.mrc import read_map
 from posterion.data.output_folder import OutputFolder
 from posterion.data.particles import Supplement
@@ -102,7 +102,7 @@ def pick(
     supplement: Supplement | None = None,
     *,
     threads: int | None = None,
-    progress: StageProgress | None = None,
+    progress: StageProgress = NullProgress,
 ) -> PickResult:
     """Find particles by correlation with templates, or with balls where none are given.
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from posterion.compute import StageProgress, Workers
+from posterion.compute import NullProgress, StageProgress, Workers
 from posterion.data.atomic import write_text
 from posterion.data.output_folder import OutputFolder
 from posterion.errors import PosterionError
@@ -147,7 +146,7 @@ def process_all(
     work: Callable[[int], Record],
     *,
     stage: str,
-    progress: StageProgress | None = None,
+    progress: StageProgress = NullProgress,
     threads: int | None = None,
 ) -> Outcome:
     """Do all jobs that are not finished, several at once; a `PosterionError` of one is noted and told.
@@ -182,16 +181,15 @@ def process_all(
             return str(error)
         return record
 
-    shown = progress(stage, len(waiting), "micrographs") if progress and waiting else nullcontext()
-    with shown as bar, Workers(threads) as workers:
+    shown = progress if waiting else NullProgress
+    with shown(stage, len(waiting), "micrographs") as bar, Workers(threads) as workers:
         for index, result in zip(waiting, workers.map_ordered(attempt, waiting), strict=True):
             if isinstance(result, str):
                 failures.append(Failure(jobs[index].name, result))
                 _LOG.warning("%s", result)
             else:
                 records[index] = result
-            if bar is not None:
-                bar.advance(1)
+            bar.advance()
     return Outcome(tuple(records), tuple(failures), len(jobs) - len(waiting))
 
 

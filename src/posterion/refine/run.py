@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posterion.compute import StageProgress, Workers
+from posterion.compute import NullProgress, StageProgress, Workers
 from posterion.data.mrc import write_map
 from posterion.data.particles import Particles
 from posterion.data.unusable import UNUSABLE
@@ -73,7 +71,7 @@ def refine(
     output: str | Path,
     diameter_angstrom: float,
     options: RefineOptions | None = None,
-    progress: StageProgress | None = None,
+    progress: StageProgress = NullProgress,
 ) -> RefineResult:
     """Refine a map and the poses of particle images from a starting map: gold-standard maximum likelihood.
 
@@ -141,7 +139,7 @@ class _Run:
     inputs: Inputs
     context: RefineContext
     meter: _Meter
-    progress: StageProgress | None
+    progress: StageProgress
 
     def announce(self, checkpoint: Checkpoint | None) -> None:
         """Say what is about to happen, and what it will need."""
@@ -229,8 +227,9 @@ class _Run:
         """One iteration, its progress shown and its line logged."""
         name = f"iteration {checkpoint.state.iteration + 1}" + (", last, all frequencies" if final else "")
         count = searched_count(self.context.half_i, 0 if final else checkpoint.state.search.subset)
-        with _observed(self.progress, name, count) as observer:
-            state, info, maps = step(replace(self.context, observer=observer), checkpoint.state, final)
+        with self.progress(name, count) as stage:
+            context = replace(self.context, observer=stage.advance)
+            state, info, maps = step(context, checkpoint.state, final)
         _refuse_empty_halves(self.context, state.particles.usable)
         _LOG.info("%s", _line(info))
         return replace(checkpoint, state=state, history=(*checkpoint.history, info)), maps
@@ -284,17 +283,6 @@ def _duration(seconds: float) -> str:
     if seconds < 100:
         return f"{max(5 * round(seconds / 5), 5)} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-@contextmanager
-def _observed(
-    progress: StageProgress | None, name: str, total: int
-) -> Iterator[Callable[[int], None] | None]:
-    if progress is None:
-        yield None
-    else:
-        with progress(name, total) as stage:
-            yield stage.advance
 
 
 def _refuse_empty_halves(context: RefineContext, usable: NDArray[np.bool_]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from posterion.compute import NullProgress, StageProgress
 from posterion.errors import PosterionError
 from posterion.physics.symmetry import point_group_operators
 from posterion.refine.forecast import (
@@ -36,7 +37,7 @@ from posterion.report.bench_stages import (
     time_search,
     time_solve,
 )
-from posterion.report.progress import NullProgress, format_duration
+from posterion.report.progress import format_duration
 
 __all__ = [
     "BenchOptions",
@@ -271,7 +272,7 @@ class BenchReport:
         yield f"  the same of weak images: {weak:.2g}, {count.total / weak:.2g} times fewer"
 
 
-def bench(options: BenchOptions | None = None, progress: type[NullProgress] = NullProgress) -> BenchReport:
+def bench(options: BenchOptions | None = None, progress: StageProgress = NullProgress) -> BenchReport:
     """Time the stages of a refinement on simulated images and predict a whole run from them.
 
     The images are of the embedded assembly, scaled to the diameter and symmetrised, SNR 0.1. The first
@@ -281,7 +282,7 @@ def bench(options: BenchOptions | None = None, progress: type[NullProgress] = Nu
     Parameters
     ----------
     options : the refinement to predict
-    progress : class that shows the progress
+    progress : shows how far it is
 
     Raises
     ------

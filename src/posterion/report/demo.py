@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from posterion.compute import NullProgress, StageProgress
 from posterion.data.mrc import read_map, write_map
 from posterion.data.particles import Particles
 from posterion.mapping.fsc import fourier_shell_correlation, resolution_at
@@ -21,7 +22,6 @@ from posterion.physics.simulate import SimulationOptions, simulate
 from posterion.physics.sources import read_source
 from posterion.refine.options import RefineOptions
 from posterion.refine.run import RefineResult, refine
-from posterion.report.progress import NullProgress
 from posterion.report.run_figures import draw_run
 
 __all__ = ["DemoResult", "demo", "pose_errors_deg"]
@@ -53,7 +53,7 @@ class DemoResult:
 
 
 def demo(
-    output: str | Path, threads: int | None = None, progress: type[NullProgress] = NullProgress
+    output: str | Path, threads: int | None = None, progress: StageProgress = NullProgress
 ) -> DemoResult:
     """Simulate 500 noisy images of the embedded assembly, refine them from a 40 A map, compare with it.
 
@@ -63,7 +63,7 @@ def demo(
     ----------
     output : folder; made where needed
     threads : all cores where None
-    progress : class that shows the progress
+    progress : shows how far it is
     """
     folder, seconds = Path(output), dict[str, float]()
     images = folder / "images"
@@ -93,7 +93,7 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = time.perf_counter() - started
 
 
-def _make_images(folder: Path, progress: type[NullProgress]) -> None:
+def _make_images(folder: Path, progress: StageProgress) -> None:
     """Write the particle set, its truth, and a starting map: the truth without anything finer than 40 A."""
     density, pixel_size = read_source(None, _BOX_PX, _PIXEL_SIZE_ANGSTROM)
     start = low_pass(density, _REFERENCE_ANGSTROM, pixel_size)

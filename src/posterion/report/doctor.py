@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from posterion.compute import NullProgress, StageProgress
 from posterion.data.particles import Particles
 from posterion.physics.symmetry import point_group_operators
 from posterion.report.findings import Diagnosis, Finding, listed
 from posterion.report.image_checks import check_contrast, check_pixels, image_statistics
 from posterion.report.pose_check import check_poses
-from posterion.report.progress import NullProgress
 from posterion.report.stack_checks import check_stacks
 from posterion.report.table_checks import (
     check_ctf,
@@ -35,7 +35,7 @@ def doctor(
     particles: Particles | str | Path,
     n_images: int | None = 1000,
     point_group: str = "C1",
-    progress: type[NullProgress] = NullProgress,
+    progress: StageProgress = NullProgress,
 ) -> Diagnosis:
     """Examine a particle set and say in words what is wrong with it.
 
@@ -47,7 +47,7 @@ def doctor(
     particles : a set, or the file that holds it
     n_images : how many images to read; all where None
     point_group : symmetry for the back-projection
-    progress : class that shows the progress
+    progress : shows how far it is
 
     Raises
     ------
@@ -66,7 +66,7 @@ def doctor(
 
 
 def _check_images(
-    particles: Particles, readable: Rows, n_images: int | None, point_group: str, progress: type[NullProgress]
+    particles: Particles, readable: Rows, n_images: int | None, point_group: str, progress: StageProgress
 ) -> list[Finding]:
     """Measure a sample of the images, then back-project what is sound of it."""
     if not len(readable):
@@ -80,7 +80,7 @@ def _check_images(
 
 
 def _check_poses(
-    particles: Particles, usable: Rows, point_group: str, progress: type[NullProgress]
+    particles: Particles, usable: Rows, point_group: str, progress: StageProgress
 ) -> list[Finding]:
     scales = {(group.box_px, group.pixel_size_angstrom) for group in optics_in_use(particles)}
     if len(scales) > 1:

@@ -8,11 +8,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from posterion.compute import NullProgress, StageProgress
 from posterion.data.outliers import LARGEST_RATIO, largest_spreads
 from posterion.data.particles import Particles
 from posterion.data.unusable import LARGEST_PIXEL, is_hot
 from posterion.report.findings import Finding, counted
-from posterion.report.progress import NullProgress
 from posterion.report.table_checks import about_particles
 
 __all__ = ["ImageStatistics", "check_contrast", "check_pixels", "image_statistics"]
@@ -57,7 +57,7 @@ class ImageStatistics:
 
 
 def image_statistics(
-    particles: Particles, indices: NDArray[np.int64], progress: type[NullProgress] = NullProgress
+    particles: Particles, indices: NDArray[np.int64], progress: StageProgress = NullProgress
 ) -> ImageStatistics:
     """Read images and measure each; one batch is in memory at a time.
 
@@ -65,7 +65,7 @@ def image_statistics(
     ----------
     particles : set whose images at ``indices`` can be read
     indices : (n,) rows to read
-    progress : class that shows the progress
+    progress : shows how far it is
     """
     chosen = particles[indices]
     finite, hot = np.zeros((2, len(indices)), np.bool_)

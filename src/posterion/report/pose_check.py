@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from posterion.compute import NullProgress, StageProgress
 from posterion.data.particles import Particles
 from posterion.report.findings import Finding, Level
 from posterion.report.pose_trials import PoseTrial, pose_trials, standard_errors
-from posterion.report.progress import NullProgress
 
 __all__ = ["check_poses"]
 
@@ -26,7 +26,7 @@ def check_poses(
     particles: Particles,
     indices: NDArray[np.int64],
     point_group: str = "C1",
-    progress: type[NullProgress] = NullProgress,
+    progress: StageProgress = NullProgress,
 ) -> list[Finding]:
     """Back-project images with their poses and say in words what comes out.
 
@@ -38,7 +38,7 @@ def check_poses(
     particles : set with poses, one box and one pixel size
     indices : (n,) images to use
     point_group : symmetry
-    progress : class that shows the progress
+    progress : shows how far it is
     """
     if len(indices) < _FEWEST:
         text = f"fewer than {_FEWEST} usable images: too few to judge their poses"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from posterion.compute import Workers
+from posterion.compute import NullProgress, StageProgress, Workers
 from posterion.data.particles import Particles
 from posterion.mapping.fsc import fourier_shell_correlation, resolution_at
 from posterion.mapping.reconstruct import HalfSums
@@ -17,7 +17,6 @@ from posterion.physics.fourier import Disc, disc, fourier_transform_2d
 from posterion.physics.projection import Accumulator, FourierVolume
 from posterion.physics.shifts import shift_phases
 from posterion.physics.soft_masks import soft_sphere
-from posterion.report.progress import NullProgress
 
 __all__ = ["PoseTrial", "pose_trials", "standard_errors"]
 
@@ -162,7 +161,7 @@ def pose_trials(
     particles: Particles,
     indices: NDArray[np.int64],
     point_group: str = "C1",
-    progress: type[NullProgress] = NullProgress,
+    progress: StageProgress = NullProgress,
 ) -> list[PoseTrial]:
     """Reconstruct small half maps under each reading of the poses, the one as written first.
 
@@ -171,7 +170,7 @@ def pose_trials(
     particles : set with poses, one box and one pixel size
     indices : (n,) images to use
     point_group : symmetry
-    progress : class that shows the progress
+    progress : shows how far it is
     """
     sample = _sample(particles, indices, point_group, progress)
     readings = {"as written": sample}
@@ -187,7 +186,7 @@ def pose_trials(
 
 
 def _sample(
-    particles: Particles, indices: NDArray[np.int64], point_group: str, progress: type[NullProgress]
+    particles: Particles, indices: NDArray[np.int64], point_group: str, progress: StageProgress
 ) -> _Sample:
     """Read, normalise and transform the images; keep what the small box holds."""
     chosen = particles[indices]

@@ -1,7 +1,7 @@
 """What a running command tells: progress with the time left, and the log.
 
 On a terminal a bar; elsewhere (a batch queue, a file) plain lines, one every few seconds and one at a
-stage's end. Library code takes a progress class as an argument and gets `NullProgress`, which says nothing.
+stage's end. Library code takes a `posterion.compute.StageProgress`, by default one that shows nothing.
 """
 
 import logging
@@ -19,9 +19,10 @@ from rich.errors import LiveError
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 
+from posterion.compute import NullProgress
 from posterion.errors import PosterionError
 
-__all__ = ["NullProgress", "Progress", "configure_logging", "format_duration"]
+__all__ = ["Progress", "configure_logging", "format_duration"]
 
 _LOG = logging.getLogger("posterion")
 _RECENT_UPDATES = 20
@@ -37,24 +38,6 @@ def format_duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-class NullProgress:
-    """A progress that says nothing, for library use; the same interface as `Progress`."""
-
-    def __init__(self, stage: str, total: int, unit: str = "particles") -> None:
-        self.stage, self.total, self.unit = stage, total, unit
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Do nothing."""
-
-    def advance(self, count: int = 1) -> None:
-        """Do nothing."""
 
 
 class Progress(NullProgress):

@@ -10,11 +10,11 @@ import mrcfile
 import numpy as np
 from numpy.typing import NDArray
 
+from posterion.compute import NullProgress, StageProgress
 from posterion.data.mrc import StackHeader, read_stack_header
 from posterion.data.particles import Particles
 from posterion.errors import PosterionError
 from posterion.report.findings import Finding, counted, listed
-from posterion.report.progress import NullProgress
 from posterion.report.table_checks import about_particles
 
 __all__ = ["check_stacks"]
@@ -34,9 +34,7 @@ class _Stack:
     complaint: str
 
 
-def check_stacks(
-    particles: Particles, progress: type[NullProgress] = NullProgress
-) -> tuple[list[Finding], Mask]:
+def check_stacks(particles: Particles, progress: StageProgress = NullProgress) -> tuple[list[Finding], Mask]:
     """Examine the header of every stack.
 
     Returns
