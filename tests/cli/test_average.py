@@ -45,12 +45,12 @@ def test_several_classes(
     tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     particles = Particles.read(tiny_set / "truth.star")
-    source = tiny_set / "classes.star"
+    source, output = tmp_path / "classes.star", tmp_path / "out"
     particles.write_star(source, extra_columns={"rlnClassNumber": 1 + 2 * (np.arange(32) % 2)})
-    assert run(monkeypatch, "average", source, "-o", tmp_path) == 0
+    assert run(monkeypatch, "average", source, "-o", output) == 0
     assert "class 3: 16 images" in capsys.readouterr().out
-    assert len(read_map(tmp_path / "averages.mrcs")[0]) == 2
-    assert (tmp_path / "ssnr_class003.tsv").exists()
+    assert len(read_map(output / "averages.mrcs")[0]) == 2
+    assert (output / "ssnr_class003.tsv").exists()
 
 
 def test_poses_are_needed(
