@@ -12,18 +12,13 @@ from scipy.spatial.transform import Rotation
 
 from posterion.inference.adaptive import LevelImages
 from posterion.inference.climbing import Peaks, PoseList, climb
-from posterion.inference.contributions import (
-    Slices,
-    gaussian_slices,
-    gaussian_terms,
-    grid_slices,
-    grid_terms,
-)
+from posterion.inference.contributions import gaussian_slices, gaussian_terms, grid_slices, grid_terms
 from posterion.inference.images import ImageBatch
 from posterion.inference.laplace import GaussianPosterior, gaussian_posteriors
 from posterion.inference.posterior import Support
 from posterion.inference.priors import PosePrior
 from posterion.inference.search import Level, SearchPlan
+from posterion.inference.slice_sums import SliceSums, insert_slices
 from posterion.physics.projection import Accumulator, FourierVolume
 
 SMALL = runpy.run_path(str(Path(__file__).parents[1] / "references" / "small_problem.py"))
@@ -75,10 +70,10 @@ def on_a_grid(scene: Scene, i: int, points: int = 13) -> Support:
     return Support(matrices, scene.peaks.poses.shifts_px[i] + moves, log_prob, slices_rp, 1.0)
 
 
-def inserted(scene: Scene, slices: Slices) -> NDArray[np.float64]:
+def inserted(scene: Scene, sums: SliceSums) -> NDArray[np.float64]:
     """Numerator (real, imaginary) and weight on the volume's grid."""
     accumulator = Accumulator(BOX, COLLECTED)
-    accumulator.insert(slices[0], scene.batch.pixels, slices[1], slices[2])
+    insert_slices([sums], accumulator, scene.batch.pixels)
     return accumulator.values[..., :3].astype(float)
 
 
@@ -141,12 +136,9 @@ def test_one_sigma_point_is_the_image_inserted_at_one_pose(scene: Scene) -> None
         found = gaussian_terms(scene.level, i, scene.volume, posterior, 1)
         np.testing.assert_allclose(found.cross_s, expected.cross_s, rtol=1e-4, atol=1e-3)
         np.testing.assert_allclose(found.square_s, expected.square_s, rtol=1e-5)
-        for ours, theirs in zip(
-            gaussian_slices(scene.batch, i, posterior),
-            grid_slices(scene.batch, i, kept, support),
-            strict=True,
-        ):
-            close(np.asarray(ours), np.asarray(theirs))
+        both = gaussian_slices(scene.batch, i, posterior), grid_slices(scene.batch, i, kept, support)
+        for ours, theirs in zip(*(SMALL["slices_of"]([sums]) for sums in both), strict=True):
+            close(ours, theirs)
 
 
 def test_what_is_inserted_is_the_transpose_of_what_is_compared(scene: Scene) -> None:
@@ -157,7 +149,7 @@ def test_what_is_inserted_is_the_transpose_of_what_is_compared(scene: Scene) -> 
     for i in range(IMAGES):
         posterior = posterior_of(scene, i)
         terms = gaussian_terms(level, i, scene.volume, posterior, 1)
-        matrices, numerator_mp, weight_mp = gaussian_slices(scene.batch, i, posterior)
+        matrices, numerator_mp, weight_mp = SMALL["slices_of"]([gaussian_slices(scene.batch, i, posterior)])
         slices_mp = scene.volume.slices(matrices, pixels).astype(complex)
         cross = np.sum(used * (slices_mp.conj() * numerator_mp).real)
         square = np.sum(used * weight_mp * np.abs(slices_mp) ** 2)
@@ -168,6 +160,7 @@ def test_what_is_inserted_is_the_transpose_of_what_is_compared(scene: Scene) -> 
 def test_score_weights_of_the_images_go_into_numerator_and_weight(scene: Scene) -> None:
     factor = np.linspace(0.5, 1.5, len(scene.batch.pixels), dtype=np.float32)
     weighted = scene.batch.weighted(np.tile(factor, (IMAGES, 1)))
-    plain, heavy = (gaussian_slices(batch, 0, posterior_of(scene, 0)) for batch in (scene.batch, weighted))
+    sums = [gaussian_slices(batch, 0, posterior_of(scene, 0)) for batch in (scene.batch, weighted)]
+    plain, heavy = (SMALL["slices_of"]([own]) for own in sums)
     np.testing.assert_allclose(heavy[1], plain[1] * factor, rtol=1e-4, atol=1e-6 * np.abs(plain[1]).max())
     np.testing.assert_allclose(heavy[2], plain[2] * factor, rtol=1e-4)

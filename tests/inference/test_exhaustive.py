@@ -226,8 +226,7 @@ def test_what_posteriors_over_many_shifts_add_to_the_map(
             moved = batch.data_ip[i] * phase_p
             numerator[posterior.rotation_r] += np.outer(posterior.weight_rt[:, t], moved)
     assert kept == [sharpness < 1] * 5
-    assert found.on_grid is not None
-    matrices, found_numerator, _ = found.on_grid.slices()
+    matrices, found_numerator, _ = SMALL["slices_of"](found.sums)
     rows = [int(np.flatnonzero((shared.matrices == m).all(axis=(1, 2)))[0]) for m in matrices]
     assert np.abs(np.delete(numerator, rows, axis=0)).max(initial=0) == 0
     np.testing.assert_allclose(found_numerator, numerator[rows], atol=3e-4 * np.abs(numerator).max())

@@ -1,7 +1,7 @@
 """What a batch adds to the M-step, against sums over every pose; and that EM steps never lose likelihood."""
 
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from posterion.inference.expectation import BatchExpectation, expect_batch
 from posterion.inference.images import ImageBatch, NoiseModel, prepare_images
 from posterion.inference.local import LastPoses
 from posterion.inference.search import Level, SearchPlan
+from posterion.inference.slice_sums import SliceSums, insert_slices
 from posterion.kernels import score_poses
 from posterion.mapping.masks import low_pass
 from posterion.mapping.reconstruct import HalfSums
@@ -65,9 +66,7 @@ def expect(
 
 def accumulated(part: BatchExpectation, batch: ImageBatch) -> Accumulator:
     accumulator = Accumulator(batch.pixels.box, batch.pixels.radius)
-    accumulator.insert(part.insert_matrices, batch.pixels, part.numerator_mp, part.weight_mp)
-    if part.on_grid is not None:
-        part.on_grid.insert(accumulator, batch.pixels)
+    insert_slices(part.sums, accumulator, batch.pixels)
     return accumulator
 
 
@@ -102,8 +101,7 @@ def test_sums_are_those_over_every_pose_of_every_image(problem: Any) -> None:
         weight += gamma_tr.sum(axis=0)[:, None] * ctf[i] ** 2 / BOX**2
         assert found.log_likelihood_i[i] == pytest.approx(evidence, abs=5e-3)
         assert found.pmax_i[i] == pytest.approx(gamma_tr.max(), abs=1e-3)
-    assert found.on_grid is not None
-    matrices, found_numerator, found_weight = found.on_grid.slices()
+    matrices, found_numerator, found_weight = SMALL["slices_of"](found.sums)
     assert len(matrices) == 72
     np.testing.assert_array_equal(matrices, shared.matrices)
     weight[:, pixels.shell_p == 0] = 0  # the mean of an image says nothing
@@ -123,9 +121,8 @@ def test_shared_and_ragged_passes_add_the_same(problem: Any) -> None:
     plan = replace(SMALL["one_level_plan"](1, RADIUS, 1.0), grid_offset=turn)
     shared = expect(batch, volume, plan)
     ragged = expect(batch, volume, replace(plan, local_radius_deg=180.0))
-    assert shared.on_grid is not None
-    assert len(shared.on_grid.matrices) == 576
-    assert len(ragged.insert_matrices) > 5 * 576
+    assert [len(own.matrices) for own in shared.sums] == [576]
+    assert sum(len(own.matrices) for own in ragged.sums) > 5 * 576
     a, b = (accumulated(part, batch).values for part in (shared, ragged))
     np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(a).max())
     for name in ("log_likelihood_i", "matrices_i", "shifts_px_i", "cross_is", "square_is", "pmax_i"):
@@ -140,9 +137,8 @@ def test_cutting_the_mass_keeps_nearly_all_of_the_sums(problem: Any, monkeypatch
     def sums() -> NDArray[np.float32]:
         return accumulated(expect(batch, volume, plan), batch).values
 
-    total = expect(batch, volume, plan).on_grid
-    assert total is not None
-    weight_p = total.slices()[2].sum(axis=0) * batch.pixels.multiplicity_p
+    total = SMALL["slices_of"](expect(batch, volume, plan).sums)
+    weight_p = total[2].sum(axis=0) * batch.pixels.multiplicity_p
     np.testing.assert_allclose(weight_p, batch.ctf2_ip.sum(axis=0), rtol=1e-4, atol=1e-6)
     usual = sums()
     monkeypatch.setattr(expectation, "_MASS", 1.0)
@@ -158,8 +154,7 @@ def test_hard_assignment_inserts_one_slice_per_image(problem: Any) -> None:
     scores, _ = dense_log_prob(batch, SharedGrid.of(volume, plan), plan)
     best = np.unique([score.max(axis=0).argmax() for score in scores])
     part = expect(batch, volume, plan, hard=True)
-    assert part.on_grid is not None
-    matrices, _, weight = part.on_grid.slices()
+    matrices, _, weight = SMALL["slices_of"](part.sums)
     np.testing.assert_array_equal(matrices, SharedGrid.of(volume, plan).matrices[best])
     np.testing.assert_allclose(
         weight.sum(axis=0), (batch.ctf2_ip / batch.pixels.multiplicity_p).sum(axis=0), rtol=1e-5
@@ -284,8 +279,7 @@ def test_m_step_is_the_maximum_of_the_expected_log_likelihood(
     objective = Objective(make(40, seed=3), prior_share)
     part = expect(objective.batch, objective.volume, objective.plan)
     pixels = objective.batch.pixels
-    assert part.on_grid is not None
-    matrices, numerator_mp, weight_mp = part.on_grid.slices()
+    matrices, numerator_mp, weight_mp = SMALL["slices_of"](part.sums)
 
     def q(volume: NDArray[np.float32]) -> float:
         transformed = FourierVolume.from_map(volume, RADIUS)
@@ -415,7 +409,6 @@ CLIMB = replace(
 )
 CLIMB_LOCALLY = replace(CLIMB, local_radius_deg=10.0)
 ARRAYS = "matrices_i", "shifts_px_i", "log_likelihood_i", "pmax_i", "cross_is", "square_is", "scored_i"
-INSERTED = "insert_matrices", "numerator_mp", "weight_mp"
 
 
 def climb(problem: Any, plan: SearchPlan, volume: FourierVolume | None = None) -> BatchExpectation:
@@ -433,6 +426,11 @@ def require_equal(a: BatchExpectation, b: BatchExpectation, rows: NDArray[np.int
     for name in ARRAYS:
         expected = getattr(b, name) if rows is None else getattr(b, name)[rows]
         np.testing.assert_array_equal(getattr(a, name), expected)
+
+
+def require_equal_slices(a: Iterable[SliceSums], b: Iterable[SliceSums]) -> None:
+    for found, expected in zip(*map(SMALL["slices_of"], (a, b)), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_climbing_agrees_with_a_grid_that_resolves_the_posterior(sharp: Any) -> None:
@@ -475,8 +473,7 @@ def test_images_of_few_nats_keep_their_grid(sharp: Any, plan: SearchPlan) -> Non
     none, without = (climb(sharp, p, dim) for p in (plan, replace(plan, climb=False)))
     assert none.gaussian == none.diverged == 0
     require_equal(none, without)
-    for name in INSERTED:
-        np.testing.assert_array_equal(getattr(none, name), getattr(without, name))
+    require_equal_slices(none.sums, without.sums)
 
 
 @pytest.mark.parametrize("plan", [CLIMB, CLIMB_LOCALLY], ids=["global", "local"])
@@ -489,8 +486,7 @@ def test_an_optimiser_that_finds_no_peak_leaves_the_grid_and_is_counted(
     assert found.gaussian == 0
     grid = climb(sharp, replace(plan, climb=False))
     require_equal(found, grid)
-    for name in INSERTED:
-        np.testing.assert_array_equal(getattr(found, name), getattr(grid, name))
+    require_equal_slices(found.sums, grid.sums)
 
 
 @pytest.mark.parametrize("most_steps", [0, 30], ids=["keeping the grid", "climbing"])
@@ -524,12 +520,13 @@ def test_nan_never_reaches_the_sums_of_those_who_climb(sharp: Any, plan: SearchP
     found = climb(sharp._replace(images=images), plan)
     np.testing.assert_array_equal(found.index_i, good)
     assert found.gaussian == len(good)
-    for name in (*ARRAYS, *INSERTED):
-        assert np.isfinite(getattr(found, name)).all()
+    slices = SMALL["slices_of"](found.sums)
+    for values in (*(getattr(found, name) for name in ARRAYS), *slices):
+        assert np.isfinite(values).all()
     rest = sharp._replace(particles=sharp.particles[good], images=images[good])
     alone = climb(rest, plan)
     np.testing.assert_allclose(found.log_likelihood_i, alone.log_likelihood_i, rtol=1e-6)
-    np.testing.assert_allclose(found.numerator_mp, alone.numerator_mp, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(slices[1], SMALL["slices_of"](alone.sums)[1], rtol=1e-4, atol=1e-5)
 
 
 def test_climbing_gives_the_same_bits_in_any_batches_and_threads(sharp: Any) -> None:
@@ -547,9 +544,7 @@ def test_climbing_gives_the_same_bits_in_any_batches_and_threads(sharp: Any) -> 
             parts = list(workers.map_ordered(part, rows))
         for own, chosen in zip(parts, rows, strict=True):
             require_equal(own, whole, chosen)
-        for name in INSERTED:
-            joined = np.concatenate([getattr(own, name) for own in parts])
-            np.testing.assert_array_equal(joined, getattr(whole, name))
+        require_equal_slices([each for own in parts for each in own.sums], whole.sums)
 
 
 def newcomers(problem: Any, plan: SearchPlan) -> tuple[BatchExpectation, BatchExpectation]:

@@ -1,5 +1,6 @@
 """A small refinement problem whose answer is known, and its likelihood image by image in real space."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from posterion.data.particles import Particles, Poses
 from posterion.inference.images import ImageBatch, NoiseModel, prepare_images
 from posterion.inference.priors import PosePrior
 from posterion.inference.search import Level, SearchPlan
+from posterion.inference.slice_sums import SliceSums
 from posterion.physics.phantom import phantom_map
 from posterion.physics.projection import FourierVolume
 from posterion.physics.simulate import SimulationOptions, noise_free_images, simulate
@@ -72,6 +74,16 @@ def one_level_plan(order: int, radius: int, shift_range_px: float, shift_step_px
         grid_offset=np.eye(3),
         prior=PosePrior.uniform(1.5),
     )
+
+
+def slices_of(parts: Iterable[SliceSums]) -> list[NDArray[np.generic]]:
+    """Rotations (m, 3, 3), numerators (m, P) and weights (m, P) of all slices that would be inserted."""
+    made: list[tuple[NDArray[np.generic], ...]] = []
+    for own in parts:
+        shape = len(own.matrices), own.moved_xp.shape[1]
+        made.append((own.matrices, np.empty(shape, np.complex64), np.empty(shape, np.float32)))
+        own.make(slice(None), slice(None), *made[-1][1:])  # type: ignore[arg-type]
+    return [np.concatenate(arrays) for arrays in zip(*made, strict=True)]
 
 
 def band_passed(images: NDArray[np.floating], radius: int) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import runpy
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from posterion.refine.start import init
 from posterion.refine.state import RefinementState
 from posterion.refine.sums import ExpectationSums
 
+SMALL = runpy.run_path(str(Path(__file__).parents[1] / "references" / "small_problem.py"))
 BOX = 24
 
 
@@ -39,8 +41,7 @@ def state(inputs: Inputs) -> RefinementState:
 
 def inserted(parts: list[BatchExpectation]) -> list[NDArray[Any]]:
     """Numerators and weights that batches add on their shared grid."""
-    slices = [part.on_grid.slices() for part in parts if part.on_grid is not None]
-    return [np.concatenate(arrays) for arrays in list(zip(*slices, strict=True))[1:]]
+    return list(SMALL["slices_of"](own for part in parts for own in part.sums)[1:])
 
 
 def sums_of(

@@ -11,14 +11,12 @@ from posterion.inference.adaptive import LevelImages
 from posterion.inference.images import ImageBatch
 from posterion.inference.laplace import GaussianPosterior, damping
 from posterion.inference.posterior import Posterior, Support, posterior_of
+from posterion.inference.slice_sums import SliceSums
 from posterion.physics.fourier import Disc
 from posterion.physics.projection import FourierVolume
 from posterion.physics.shifts import shifted, unshifted_sum
 
-__all__ = ["ImageTerms", "Slices", "gaussian_slices", "gaussian_terms", "grid_slices", "grid_terms"]
-
-Slices = tuple[NDArray[np.float64], NDArray[np.complex64], NDArray[np.float32]]
-"""Rotations (m, 3, 3), numerators (m, P) and weights (m, P) to be inserted."""
+__all__ = ["ImageTerms", "gaussian_slices", "gaussian_terms", "grid_slices", "grid_terms"]
 
 
 @dataclass(frozen=True)
@@ -70,13 +68,11 @@ def grid_terms(
     return terms, posterior
 
 
-def grid_slices(batch: ImageBatch, row: int, posterior: Posterior, support: Support) -> Slices:
+def grid_slices(batch: ImageBatch, row: int, posterior: Posterior, support: Support) -> SliceSums:
     """Slices of a grid posterior: ``sum_t Gamma C y / sigma2``, ``sum_t Gamma C^2 / sigma2`` per rotation."""
-    weight_rt = posterior.weight_rt
-    shifted_tp = shifted(batch.data_ip[row], batch.pixels, support.shifts_px[posterior.shift_t])
-    numerator_rp = (weight_rt @ shifted_tp.view(np.float32)).view(np.complex64)
-    weight_rp = np.outer(weight_rt.sum(axis=1), batch.inserted_ctf2(row))
-    return support.matrices[posterior.rotation_r], numerator_rp, weight_rp
+    moved_tp = shifted(batch.data_ip[row], batch.pixels, support.shifts_px[posterior.shift_t])
+    matrices = support.matrices[posterior.rotation_r]
+    return SliceSums.of_image(batch, row, matrices, posterior.weight_rt, moved_tp)
 
 
 def gaussian_terms(
@@ -107,12 +103,12 @@ def gaussian_terms(
     )
 
 
-def gaussian_slices(batch: ImageBatch, row: int, posterior: GaussianPosterior) -> Slices:
+def gaussian_slices(batch: ImageBatch, row: int, posterior: GaussianPosterior) -> SliceSums:
     """Slices of a sum of Gaussians: one for each sigma point, the image at its mean shift."""
-    weight_m = posterior.weight_m.astype(np.float32)
-    numerator_mp = shifted(batch.data_ip[row], batch.pixels, posterior.shifts_px)
-    numerator_mp = _spread(numerator_mp, posterior, batch.pixels) * weight_m[:, None]
-    return posterior.matrices, numerator_mp, np.outer(weight_m, batch.inserted_ctf2(row))
+    moved_mp = shifted(batch.data_ip[row], batch.pixels, posterior.shifts_px)
+    moved_mp = _spread(moved_mp, posterior, batch.pixels)
+    gamma_mm = np.diag(posterior.weight_m.astype(np.float32))
+    return SliceSums.of_image(batch, row, posterior.matrices, gamma_mm, moved_mp)
 
 
 def _spread(

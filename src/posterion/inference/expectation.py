@@ -12,7 +12,6 @@ from posterion.inference.branch_and_bound import BranchAndBound
 from posterion.inference.climbing import Peaks, PoseList, apart, peaks_of_batch
 from posterion.inference.contributions import (
     ImageTerms,
-    Slices,
     gaussian_slices,
     gaussian_terms,
     grid_slices,
@@ -25,7 +24,6 @@ from posterion.inference.exhaustive import (
     dense_supports,
     few_shifts,
 )
-from posterion.inference.grid_sums import GridSums
 from posterion.inference.images import ImageBatch
 from posterion.inference.laplace import GaussianPosterior, gaussian_posteriors, well_determined
 from posterion.inference.local import LastPoses, local_candidates
@@ -40,6 +38,7 @@ from posterion.inference.search import (
     margin_rule,
     total_counts,
 )
+from posterion.inference.slice_sums import SliceSums
 from posterion.physics.projection import FourierVolume
 
 __all__ = ["BatchExpectation", "expect_batch"]
@@ -61,9 +60,6 @@ class BatchExpectation:
         by sigma2
     correlation_i : (n,) float64, ``X.R / (|X||R|)`` of the whitened image with the expected reference
     pmax_i, effective_orientations_i : (n,) float64
-    insert_matrices : (m, 3, 3) rotations of the slices below
-    numerator_mp : (m, P) complex64, ``sum_t Gamma C y / sigma2`` of each slice
-    weight_mp : (m, P) float32, ``sum_t Gamma C^2 / sigma2``
     cross_is, square_is : (n, radius + 1), per-shell ``w Re(conj(E R) y) / sigma2`` and ``w E|R|^2 /
         sigma2`` with the
         expected reference R = C P V
@@ -74,8 +70,8 @@ class BatchExpectation:
     diverged : how many images kept the grid because their optimiser found no peak
     climbed, climbed_samples : slices compared while climbing and their coefficients, over all images, those
         that kept the grid among them
-    on_grid : what the images add along the rotations of a shared grid, in place of slices
-    turned : the same along its directions, at all turns
+    sums : what the images add along rotations: each along its own, or all along those of a shared grid
+    turned : the same along the grid's directions, at all turns
     """
 
     index_i: NDArray[np.int64]
@@ -85,9 +81,6 @@ class BatchExpectation:
     correlation_i: NDArray[np.float64]
     pmax_i: NDArray[np.float64]
     effective_orientations_i: NDArray[np.float64]
-    insert_matrices: NDArray[np.float64]
-    numerator_mp: NDArray[np.complex64]
-    weight_mp: NDArray[np.float32]
     cross_is: NDArray[np.float64]
     square_is: NDArray[np.float64]
     masked_power_is: NDArray[np.float64]
@@ -97,7 +90,7 @@ class BatchExpectation:
     diverged: int = 0
     climbed: int = 0
     climbed_samples: int = 0
-    on_grid: GridSums | None = None
+    sums: tuple[SliceSums, ...] = ()
     turned: PolarSums | None = None
 
 
@@ -133,23 +126,23 @@ def expect_batch(
     starts = _Starts.of(batch, plan, shared, previous)
     peaks = _Found() if not plan.climb else _climb(batch, usable, levels, volume, plan, starts)
     rules = [margin_rule(plan)] * len(batch) if bounds is None else bounds.rules(batch, levels)
-    terms, slices, counts = [], [], []
+    terms, sums, counts = [], [], []
     for row in usable:
         posterior = peaks.posteriors.get(row)
         if posterior is not None:
             terms.append(gaussian_terms(levels[-1], row, volume, posterior, peaks.evaluations[row]))
-            slices.append(gaussian_slices(batch, row, posterior))
+            sums.append(gaussian_slices(batch, row, posterior))
             continue
         start = starts.candidates(row, rules[row])
         support = refine(batch, row, levels, volume, plan, start, rules[row])
         counts.append(support.counts)
         own, kept = grid_terms(levels[-1], row, support, mass, plan.log_rotation_cell)
         terms.append(own)
-        slices.append(grid_slices(batch, row, kept, support))
-    stacked = _stack_slices(slices, len(batch.pixels))
-    collected = _collect(batch, usable, terms, levels[-1], plan, stacked)
+        sums.append(grid_slices(batch, row, kept, support))
+    collected = _collect(batch, usable, terms, levels[-1], plan)
     return replace(
         collected,
+        sums=tuple(sums),
         counts=total_counts(counts),
         diverged=peaks.diverged,
         climbed=sum(peaks.evaluations.values()),
@@ -171,9 +164,9 @@ def _expect_on_shared_grid(
     posteriors = [own.posterior for own in terms if isinstance(own.posterior, Posterior)]
     shifts_px = supports[0].shifts_px
     few = few_shifts(plan, shifts_px, batch.pixels)
-    sums = GridSums.of(batch, usable, posteriors, shared, shifts_px, few)
-    collected = _collect(batch, usable, terms, images, plan, _stack_slices([], len(batch.pixels)))
-    return replace(collected, counts=total_counts(supports[row].counts for row in usable), on_grid=sums)
+    sums = SliceSums.on_grid(batch, usable, posteriors, shared, shifts_px, few)
+    collected = _collect(batch, usable, terms, images, plan)
+    return replace(collected, counts=total_counts(supports[row].counts for row in usable), sums=(sums,))
 
 
 def _expect_by_harmonics(
@@ -198,7 +191,7 @@ def _expect_by_harmonics(
         )
         for row in usable
     ]
-    collected = _collect(batch, usable, terms, images, plan, _stack_slices([], len(batch.pixels)))
+    collected = _collect(batch, usable, terms, images, plan)
     # Agreement is in sums per shell, as many pixels each as the disc has: so is the power it is a share of.
     shares = cross_is, square_is, reference.grid.shell_sum(power_ij)
     correlation_i = _correlation(*(per_shell[usable].sum(axis=1) for per_shell in shares))
@@ -321,20 +314,12 @@ def _likely_highest(best: Peaks, previous: LastPoses | None) -> NDArray[np.bool_
     return np.asarray(previous.known_i[best.poses.image_k] | (best.nats_k >= _CLEAR_NATS))
 
 
-def _stack_slices(slices: list[Slices], pixels: int) -> Slices:
-    """Slices of all images of a batch, one after the other."""
-    empty = np.empty((0, 3, 3)), np.empty((0, pixels), np.complex64), np.empty((0, pixels), np.float32)
-    matrices, numerators, weights = zip(empty, *slices, strict=True)
-    return np.concatenate(matrices), np.concatenate(numerators), np.concatenate(weights)
-
-
 def _collect(
     batch: ImageBatch,
     usable: list[int],
     terms: list[ImageTerms],
     images: LevelImages,
     plan: SearchPlan,
-    slices: Slices,
 ) -> BatchExpectation:
     """Stack the terms of a batch's images."""
     shells = plan.radius + 1
@@ -350,9 +335,6 @@ def _collect(
         correlation_i=_correlation(cross_is.sum(axis=1), square_is.sum(axis=1), power_i),
         pmax_i=np.array([post.pmax for post in posteriors]),
         effective_orientations_i=np.array([post.effective_orientations for post in posteriors]),
-        insert_matrices=slices[0],
-        numerator_mp=slices[1],
-        weight_mp=slices[2],
         cross_is=cross_is,
         square_is=square_is,
         masked_power_is=batch.masked_power_is[usable],

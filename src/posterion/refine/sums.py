@@ -11,6 +11,7 @@ from posterion.inference.expectation import BatchExpectation
 from posterion.inference.images import mask_area
 from posterion.inference.polar import PolarSums
 from posterion.inference.search import LevelCount, SearchPlan, total_counts
+from posterion.inference.slice_sums import insert_slices
 from posterion.mapping.reconstruct import HalfSums
 from posterion.physics.fourier import Disc, disc
 from posterion.physics.projection import Accumulator
@@ -79,11 +80,7 @@ class ExpectationSums:
         self.diverged += part.diverged
 
     def _insert(self, part: BatchExpectation, half: int, pixels: Disc) -> None:
-        workers = self._context.workers
-        matrices, numerator_mp, weight_mp = part.insert_matrices, part.numerator_mp, part.weight_mp
-        self.accumulators[half].insert(matrices, pixels, numerator_mp, weight_mp, workers)
-        if part.on_grid is not None:
-            part.on_grid.insert(self.accumulators[half], pixels, workers)
+        insert_slices(part.sums, self.accumulators[half], pixels, self._context.workers)
         if part.turned is not None:
             self._turned[half] = part.turned.added_to(self._turned[half])
 

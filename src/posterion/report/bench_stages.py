@@ -21,6 +21,7 @@ from posterion.inference.images import ImageBatch, NoiseModel, prepare_images
 from posterion.inference.local import LastPoses
 from posterion.inference.polar import PolarReference, PolarSums, polar_log_prob
 from posterion.inference.search import SearchPlan
+from posterion.inference.slice_sums import insert_slices
 from posterion.mapping.masks import low_pass
 from posterion.mapping.reconstruct import HalfSums
 from posterion.physics.atomic_model import map_from_atoms
@@ -357,13 +358,10 @@ class _Timed:
             part = _expected(batch, self.state, self.volume, plan, self.tallied)
         with self.clock("insert"):
             pixels = disc(self.context.box, self.collected)
-            self.accumulator.insert(part.insert_matrices, pixels, part.numerator_mp, part.weight_mp)
-            if part.on_grid is not None:
-                part.on_grid.insert(self.accumulator, pixels)
+            insert_slices(part.sums, self.accumulator, pixels)
             if part.turned is not None:
                 self.turned = part.turned.added_to(self.turned)
-        self.inserted += int(np.count_nonzero(part.weight_mp))
-        self.inserted += 0 if part.on_grid is None else part.on_grid.samples
+        self.inserted += sum(own.samples for own in part.sums)
         self.climbed = self.climbed.plus(part)
         self.effective += float(part.effective_orientations_i.sum())
 
