@@ -152,7 +152,7 @@ class TestImages:
         diagnosis = doctor(particle_set.write(tmp_path))
         hot, bright = (f for f in diagnosis.findings if f.check == "pixels")
         assert "hot pixel" in hot.message
-        assert "normalise them again" in bright.message
+        assert "the first is image 10 of particles.mrcs" in bright.message
         assert [(f.level, f.particles) for f in (hot, bright)] == [("problem", (5,)), ("problem", (10,))]
         for check in ("contrast", "structure"):
             assert found(diagnosis, check).level == found(sound, check).level == "fine"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,7 +24,7 @@ its own scale, hundreds to millions.
 _SAMPLE, _BLOCK, _FEW = 100, 50, 3
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ScreenedParticles(Particles):
     """A set whose images beyond a limit of their optics group read as NaN, so that nothing uses them.
 
@@ -33,13 +34,20 @@ class ScreenedParticles(Particles):
     ----------
     largest_spread_g
         ``(groups,)`` largest standard deviation of an image, in order of ``optics``.
+    source
+        The set that was screened. It reads the images, so other stacks or signs have to be given to it.
     """
 
-    largest_spread_g: tuple[float, ...] = ()
+    largest_spread_g: tuple[float, ...]
+    source: Particles
+
+    def __getitem__(self, selection: Any) -> ScreenedParticles:
+        chosen = super().__getitem__(selection)
+        return replace(cast("ScreenedParticles", chosen), source=self.source[selection])
 
     def images(self, indices: ArrayLike | None = None) -> NDArray[np.float32]:
         """Read images as `Particles.images` does, NaN where they are beyond the limit."""
-        images = super().images(indices)
+        images = self.source.images(indices)
         optics_i = self.optics_index_i if indices is None else self.optics_index_i[np.asarray(indices)]
         for image, group in zip(images, optics_i, strict=True):
             if _spread(image) > self.largest_spread_g[group]:
@@ -69,7 +77,7 @@ def screened(particles: Particles) -> ScreenedParticles:
         spreads += [_spread(image) if good else np.nan for image, good in zip(images, usable, strict=True)]
     limits = largest_spreads(np.array(spreads), group_i[sample], groups)
     values = {field.name: getattr(particles, field.name) for field in fields(Particles)}
-    return ScreenedParticles(**values, largest_spread_g=tuple(limits.tolist()))
+    return ScreenedParticles(**values, largest_spread_g=tuple(limits.tolist()), source=particles)
 
 
 def largest_spreads(
@@ -102,7 +110,7 @@ def largest_spreads(
 
 def why_left_out(particles: Particles, row: int) -> str:
     """Name an image that was left out, and say why: because of itself, or beside others of its group."""
-    image = Particles.images(particles, [row])[0]
+    image = getattr(particles, "source", particles).images([row])[0]
     stack = particles.stack_names[particles.stack_index_i[row]]
     if isinstance(particles, ScreenedParticles) and usable_images(image[None])[0]:
         reason = (

@@ -17,6 +17,7 @@ from scipy import ndimage
 from posterion.compute import Workers
 from posterion.data.atomic import write_text
 from posterion.data.mrc import write_stack
+from posterion.data.outliers import screened
 from posterion.data.particles import Particles, Poses
 from posterion.data.table import Table
 from posterion.data.unusable import UNUSABLE, usable_images
@@ -117,7 +118,7 @@ def average(
     half_i = _halves_of_classes(particles, class_i, seed)
     with Workers(threads) as workers:
         for index, parts in workers.map_ordered(
-            lambda batch: (batch[0], _aligned(particles, poses, *batch)), particles.batches(_BATCH)
+            lambda batch: (batch[0], _aligned(particles, poses, *batch)), screened(particles).batches(_BATCH)
         ):
             for row, plain, numerator, weight in parts:
                 sums[int(class_i[row])].add(int(half_i[row]), plain, numerator, weight)

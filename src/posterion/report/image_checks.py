@@ -130,21 +130,30 @@ def _plane_terms(box: int) -> Float:
 def check_pixels(particles: Particles, statistics: ImageStatistics) -> list[Finding]:
     """Report images that are not finite, beyond all sums, constant, hot, or brighter than all others."""
     finite, n = statistics.is_finite_i, len(statistics.index_i)
-    removed = f"of {n:,} read: remove them from the set"
-    complaints = {
-        f"with pixels that are not finite or beyond {LARGEST_PIXEL:g}, {removed}": ~finite,
-        f"constant, with nothing in them, {removed}": finite & (statistics.spread_i == 0),
-        f"with a hot pixel that outweighs all others, {removed}, or replace such pixels "
-        "(relion_preprocess --white_dust 5 --black_dust 5)": statistics.is_hot_i,
-        f"whose standard deviation is more than {LARGEST_RATIO:g} times the median of their optics group, of "
-        f"{n:,} read: normalise them again, remove them, or give images of another grey scale an optics "
-        "group of their own": statistics.is_outlier_i,
-    }
+    removed = "remove them from the set"
+    complaints = (
+        (~finite, f"with pixels that are not finite or beyond {LARGEST_PIXEL:g}", removed),
+        (finite & (statistics.spread_i == 0), "constant, with nothing in them", removed),
+        (
+            statistics.is_hot_i,
+            "with a hot pixel that outweighs all others",
+            f"{removed}, or replace such pixels (relion_preprocess --white_dust 5 --black_dust 5)",
+        ),
+        (
+            statistics.is_outlier_i,
+            f"whose standard deviation is more than {LARGEST_RATIO:g} times the median of their optics group",
+            f"{removed}, normalise them again, or give images of another grey scale an optics group of "
+            "their own",
+        ),
+    )
     findings = []
-    for what, offends in complaints.items():
+    for offends, what, mend in complaints:
         offends_i = np.zeros(len(particles), np.bool_)
         offends_i[statistics.index_i] = offends
-        findings += about_particles("pixels", "problem", offends_i, what, "image")
+        first = int(np.argmax(offends_i))
+        stack = particles.stack_names[particles.stack_index_i[first]]
+        where = f"of {n:,} read, the first is image {particles.image_index_i[first] + 1} of {stack}"
+        findings += about_particles("pixels", "problem", offends_i, f"{what}, {where}: {mend}", "image")
     return findings or [
         Finding("pixels", "fine", f"all {counted(n, 'image')} read are finite and not constant")
     ]
