@@ -47,6 +47,10 @@ def test_a_failure_is_told_and_gives_exit_code_1(micrograph: Path, tmp_path: Pat
     )
     assert f"failed      {flat} is constant: all pixels are 3" in result.output
     assert len(micrograph_set([tmp_path / "out" / "micrographs.star"])) == 1
+    result = CliRunner().invoke(app, ["ctf", str(flat), "-o", str(tmp_path / "out")])
+    assert isinstance(result.exception, PosterionError)
+    assert f"none of 1 micrographs could be fitted; the first: {flat} is constant" in str(result.exception)
+    assert not (tmp_path / "out" / "diagnostics" / "flat.png").exists()
 
 
 def test_mistakes_begin_nothing(micrograph: Path, tmp_path: Path) -> None:

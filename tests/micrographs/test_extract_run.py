@@ -139,3 +139,16 @@ def test_real_particles_are_those_of_the_data_readme(shared_data: Path, tmp_path
         )
         number += 1
     assert number == result.count > 10
+
+
+def test_its_own_table_is_not_read_and_replaced(folder: Path) -> None:
+    made = extract([folder / "picks.star"], folder / "out", OPTIONS)
+    before = made.particles_path.read_bytes()
+    with pytest.raises(PosterionError, match=r"particles.star is read by this run, which would replace it"):
+        extract([made.particles_path], folder / "out", OPTIONS)
+    assert made.particles_path.read_bytes() == before
+    for name in ("a.mrc", "b.mrc"):
+        (folder / name).write_bytes(b"")
+    with pytest.raises(PosterionError, match=r"no particles could be extracted from 2 micrographs; the fir"):
+        extract([folder / "picks.star"], folder / "out", OPTIONS)
+    assert [path.name for path in (folder / "out").rglob("*") if path.is_file()] == ["summary.json"]

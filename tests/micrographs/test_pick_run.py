@@ -39,7 +39,7 @@ def folder(
 
 
 def test_files_for_extract_relion_and_eman(folder: Path, plant: Callable[..., Any], tmp_path: Path) -> None:
-    result = pick([folder / "micrographs.star"], tmp_path, OPTIONS, Template(folder / "map.mrc"))
+    result = pick([folder / "micrographs.star"], tmp_path, OPTIONS, Template(str(folder / "map.mrc")))
     optics, table = read_star(result.picks_path)
     assert (optics.name, table.name) == ("optics", "particles")
     assert len(table) == result.count
@@ -79,6 +79,28 @@ def test_bad_micrographs_are_named_and_the_others_go_on(folder: Path, tmp_path: 
     assert result.records[0] is not None
     with pytest.raises(PosterionError, match=r"none of 1 micrographs could be picked; the first: .*tiny.mrc"):
         pick(sources[1:2], tmp_path / "none", OPTIONS)
+
+
+def test_a_micrograph_that_fails_in_a_second_run_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    sources, out = [tmp_path / "a.mrc", tmp_path / "b.mrc"], tmp_path / "out"
+    for source in sources:
+        source.write_bytes((folder / "m2.mrc").read_bytes())
+    pick(sources, out, OPTIONS, threads=1)
+    sources[0].write_bytes(sources[1].read_bytes()[:3000])
+    pick(sources, out, OPTIONS, threads=1)
+    assert [path.name for path in out.rglob("a*") if path.is_file()] == ["autopick.star"]
+    assert len(list(out.rglob("b*"))) == 4
+    sources[1].write_bytes(sources[0].read_bytes())
+    with pytest.raises(PosterionError, match=r"none of 2 micrographs could be picked; the first: .*a.mrc"):
+        pick(sources, out, OPTIONS, threads=1)
+    assert [path.name for path in out.rglob("*") if path.is_file()] == ["summary.json"]
+
+
+def test_boxes_of_others_stay(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "m2.box").write_text("1 2 3 3\n")
+    with pytest.raises(PosterionError, match=r"m2.box is there already"):
+        pick([folder / "m2.mrc"], tmp_path, OPTIONS)
+    assert [path.name for path in tmp_path.iterdir()] == ["m2.box"]
 
 
 def test_no_particles(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -61,6 +61,8 @@ def correct(
 
     Writes new images and a STAR file that says what was done to them, so that no later step does it twice.
     For refinement and reconstruction this is not needed: they correct all images together, which is better.
+    A stopped run goes on when the command is repeated.
+    Exit code 0: all corrected; 1: some micrographs could not be; 2: none could, or nothing can be begun.
     """
     configure_logging()
     correction = Correction(how, k, None if snr is None else SnrSpectrum.read(snr))

@@ -65,7 +65,7 @@ def ctf(
 
     Writes micrographs.star (RELION 3.1), diagnostics/NAME.png for each micrograph, patches.star with
     --patches, and summary.json. What a stopped or repeated command finds done, it keeps.
-    Exit code 0: all fitted; 1: some micrographs could not be read or fitted; 2: nothing can be begun.
+    Exit code 0: all fitted; 1: some micrographs could not be; 2: none could, or nothing can be begun.
     """
     configure_logging()
     started = time.perf_counter()
@@ -95,6 +95,10 @@ def ctf(
         )
         logging.getLogger("posterion").info("%s of %s micrographs fitted", _fitted(run), len(run.records))
     typer.echo(_summary(run, output, time.perf_counter() - started))
+    if run.star_path is None:
+        raise PosterionError(
+            f"none of {len(run.records)} micrographs could be fitted; the first: {run.failures[0]}"
+        )
     end_if_failed(len(run.failures), len(run.records), "could not be fitted")
 
 

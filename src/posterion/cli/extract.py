@@ -62,7 +62,7 @@ def extract(
 
     Writes particles.star (for refine and RELION) and Particles/NAME.mrcs. Particles whose window crosses the
     edge are left out and counted. A stopped run goes on when the command is repeated.
-    Exit code 0: all extracted; 1: those of some micrographs could not be; 2: nothing can be begun.
+    Exit code 0: all extracted; 1: those of some micrographs could not be; 2: of all, or nothing can be begun.
     """
     configure_logging()
     result = extract_particles(

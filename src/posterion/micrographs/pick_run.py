@@ -66,7 +66,7 @@ class Template:
     pixel_size_angstrom : in place of the header's
     """
 
-    path: Path
+    path: str | Path
     symmetry: str = "C1"
     pixel_size_angstrom: float | None = None
 
@@ -182,9 +182,9 @@ def read_templates(template: Template | None, options: PickOptions) -> TemplateB
     return map_templates(density, own_pixel, pixel, diameter, lowpass, symmetry=template.symmetry)
 
 
-def _is_class_stack(path: Path) -> bool:
+def _is_class_stack(path: str | Path) -> bool:
     """Tell class averages from a map: by the ending .mrcs."""
-    return path.name.lower().endswith((".mrcs", ".mrcs.gz", ".mrcs.bz2"))
+    return str(path).lower().endswith((".mrcs", ".mrcs.gz", ".mrcs.bz2"))
 
 
 def _settings(options: PickOptions, template: Template | None) -> dict[str, Any]:

@@ -78,8 +78,9 @@ def read_micrograph(path: str | Path) -> Micrograph:
         else:
             values, pixel_size = _read_mrc(path)
     except (OSError, EOFError, SyntaxError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise PosterionError(f"{path} cannot be read ({reason}): is it whole?") from None
+        system = getattr(error, "strerror", None)
+        content = f"({str(error) or type(error).__name__}): is it whole?"
+        raise PosterionError(f"{path} cannot be read{f': {system}' if system else ' ' + content}") from None
     values = np.ascontiguousarray(values, np.float32)
     _check(path, values)
     return Micrograph(values, pixel_size, path)
