@@ -262,8 +262,10 @@ def joined(accumulator: Accumulator, point_group: str = "C1") -> HalfSums:
 
 
 def inserted(sums: PolarSums) -> Accumulator:
+    """By one thread, in linear algebra too: on some processors its bits depend on how many there are."""
     accumulator = Accumulator(BOX, COLLECTED)
-    sums.insert(accumulator)
+    with Workers(1):
+        sums.insert(accumulator)
     return accumulator
 
 
