@@ -130,8 +130,8 @@ def apart(
     floor : least value; the best is chosen in any case
     step_deg : angular step of the grid
     """
-    order = np.argsort(-value_r, kind="stable")
-    order = order[value_r[order] >= min(floor, float(value_r[order[0]]))]
+    high = np.flatnonzero(value_r >= min(floor, float(value_r.max())))
+    order = high[np.argsort(-value_r[high], kind="stable")]
     flat = matrices[order].reshape(-1, 9)
     near = trace_of_angle(_STEPS_APART * step_deg)
     free = np.ones(len(order), bool)
@@ -220,44 +220,36 @@ def _different(peaks: Peaks, margin_nats: float, operators: NDArray[np.float64])
     """Rows of the peaks within the margin of their image's best, each peak once, ordered by image."""
     image_k = peaks.poses.image_k
     order = np.lexsort((-peaks.log_prob_k, image_k))
-    first = np.flatnonzero(np.diff(image_k[order], prepend=-1))
-    kept: list[NDArray[np.intp]] = []
-    for rows in np.split(order, first[1:]):
-        near_best = rows[peaks.log_prob_k[rows] >= peaks.log_prob_k[rows[0]] - margin_nats]
-        kept.append(_once(peaks, near_best, operators) if len(near_best) > 1 else near_best)
-    return np.concatenate([np.empty(0, np.intp), *kept])
+    first, count = _runs(image_k[order])
+    best_k = np.repeat(peaks.log_prob_k[order[first]], count)
+    order = order[peaks.log_prob_k[order] >= best_k - margin_nats]
+    pairs = [np.stack(np.triu_indices(n, 1)) + start for start, n in zip(*_runs(image_k[order]), strict=True)]
+    better, worse = np.hstack([np.empty((2, 0), np.intp), *pairs])
+    same = _distance2(peaks[order[worse]], peaks[order[better]], operators) <= _SAME_PEAK**2
+    repeated = np.zeros(len(order), bool)
+    for one, other in zip(better[same], worse[same], strict=True):
+        repeated[other] |= not repeated[one]
+    return order[~repeated]
 
 
-def _once(peaks: Peaks, rows: NDArray[np.intp], operators: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Drop peaks within one standard deviation of a better one of the same image; rows best first.
+def _runs(image_k: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Where the poses of each image begin, and how many there are."""
+    first = np.flatnonzero(np.diff(image_k, prepend=-1))
+    return first, np.diff(np.append(first, len(image_k)))
 
-    R and R g are one peak where g is of the point group: the evidence counts each orientation once.
+
+def _distance2(some: Peaks, centres: Peaks, operators: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Squared distance of each peak from a centre, in the centre's standard deviations.
+
+    R and R g are one peak where g is of the point group: the nearest of them counts.
     """
-    chosen: list[np.intp] = []
-    left = rows
-    while len(left):
-        best, left = left[0], left[1:]
-        chosen.append(best)
-        moved_kb = peaks.poses.shifts_px[left] - peaks.poses.shifts_px[best]
-        distance2_gk = [
-            _distance2(
-                peaks.poses.matrices[left] @ g, peaks.poses.matrices[best], moved_kb, peaks.normal_kab[best]
-            )
-            for g in operators
-        ]
-        left = left[np.min(distance2_gk, axis=0) > _SAME_PEAK**2]
-    return np.array(chosen)
-
-
-def _distance2(
-    matrices: NDArray[np.float64],
-    centre: NDArray[np.float64],
-    moved_kb: NDArray[np.float64],
-    normal_ab: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Squared distance of poses from a peak, in its standard deviations."""
-    apart_ka = np.hstack([rotation_vectors_from_matrices(matrices @ centre.T), moved_kb])
-    return np.asarray(np.einsum("ka,ab,kb->k", apart_ka, normal_ab, apart_ka))
+    turned_kij = some.poses.matrices
+    if len(operators) > 1:
+        trace_gk = np.einsum("kij,gjl,kil->gk", turned_kij, operators, centres.poses.matrices, optimize=True)
+        turned_kij = turned_kij @ operators[trace_gk.argmax(axis=0)]
+    turn_ka = rotation_vectors_from_matrices(turned_kij @ centres.poses.matrices.transpose(0, 2, 1))
+    apart_ka = np.hstack([turn_ka, some.poses.shifts_px - centres.poses.shifts_px])
+    return np.asarray(np.einsum("ka,kab,kb->k", apart_ka, centres.normal_kab, apart_ka))
 
 
 @dataclass(frozen=True)
