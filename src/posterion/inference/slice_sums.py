@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,8 +134,12 @@ class SliceSums:
         product(self.gamma_ri[rotations], self.ctf2_ip[:, pixels], out=weight_rp[:, pixels])
 
 
+Piece = tuple[SliceSums, slice, slice]
+"""Some rotations of a part, and the rows of a block that are their slices."""
+
+
 def insert_slices(
-    parts: Iterable[SliceSums], accumulator: Accumulator, pixels: Disc, workers: Workers | None = None
+    parts: Sequence[SliceSums], accumulator: Accumulator, pixels: Disc, workers: Workers | None = None
 ) -> None:
     """Insert all slices in order; they are made in one block of memory, which is used again and again.
 
@@ -148,27 +153,21 @@ def insert_slices(
     pixels : the disc of the slices
     workers : threads; none where None
     """
-    parts = list(parts)
     matrices = np.concatenate([np.empty((0, 3, 3)), *(own.matrices for own in parts)])
     size = min(len(matrices), max(1, _BLOCK_BYTES // (12 * len(pixels))))
     numerator_rp = np.empty((size, len(pixels)), np.complex64)
     weight_rp = np.empty((size, len(pixels)), np.float32)
     shares = [slice(p, p + _PIXELS_AT_A_TIME) for p in range(0, len(pixels), _PIXELS_AT_A_TIME)]
     for start in range(0, len(matrices), max(size, 1)):
-        pieces = _pieces(parts, start, min(start + size, len(matrices)))
-
-        def make(share: slice, pieces: list[tuple[SliceSums, slice, slice]] = pieces) -> None:
-            for own, rotations, rows in pieces:
-                own.make(rotations, share, numerator_rp[rows], weight_rp[rows])
-
+        stop = min(start + size, len(matrices))
+        made = numerator_rp[: stop - start], weight_rp[: stop - start]
+        make = partial(_make, _pieces(parts, start, stop), *made)
         for _ in map(make, shares) if workers is None else workers.map_ordered(make, shares):
             pass
-        block = slice(start, start + size)
-        made = slice(0, len(matrices[block]))
-        accumulator.insert(matrices[block], pixels, numerator_rp[made], weight_rp[made], workers)
+        accumulator.insert(matrices[start:stop], pixels, *made, workers)
 
 
-def _pieces(parts: list[SliceSums], start: int, stop: int) -> list[tuple[SliceSums, slice, slice]]:
+def _pieces(parts: Sequence[SliceSums], start: int, stop: int) -> list[Piece]:
     """Find which rotations of each part are slices ``start .. stop`` of all, and their rows from there."""
     pieces, first = [], 0
     for own in parts:
@@ -177,3 +176,11 @@ def _pieces(parts: list[SliceSums], start: int, stop: int) -> list[tuple[SliceSu
             pieces.append((own, slice(low - first, high - first), slice(low - start, high - start)))
         first += len(own.matrices)
     return pieces
+
+
+def _make(
+    pieces: list[Piece], numerator_rp: NDArray[np.complex64], weight_rp: NDArray[np.float32], pixels: slice
+) -> None:
+    """Make some pixels of a block of slices."""
+    for own, rotations, rows in pieces:
+        own.make(rotations, pixels, numerator_rp[rows], weight_rp[rows])

@@ -190,10 +190,11 @@ def _weighted_by_score(context: RefineContext, known: ParticleEstimates, batch: 
 def _batch_size(
     plan: SearchPlan, shared: SharedGrid | PolarReference | None, support_share: float, collected: int
 ) -> int:
-    """Images per batch: bounded memory for scores and slices to insert; no function of the threads.
+    """Images per batch: bounded memory for scores and what is inserted; no function of the threads.
 
-    How many slices an image inserts is guessed from how broad posteriors were in the iteration before; on a
-    shared grid that is the only level it is kept at all its shifts.
+    Until it is inserted an image is kept at its shifts, or as its slices where these are fewer. How many they
+    are is guessed from how broad posteriors were in the iteration before; on a shared grid that is the only
+    level it is kept at all its shifts.
     """
     if isinstance(shared, PolarReference):
         return int(np.clip(_BATCH_BYTES / shared.image_bytes, 1, _BATCH_BY_HARMONICS))
@@ -202,7 +203,7 @@ def _batch_size(
     if shared is not None:
         shifts = len(shift_lattice(plan.shift_range_px, plan.levels[0].shift_step_px))
         if len(plan.levels) == 1:
-            size = _BATCH_BYTES / (8 * collected * shifts)  # the images at all shifts, see `GridSums`
+            size = _BATCH_BYTES / (8 * collected * shifts)  # the images at all shifts, see `SliceSums`
         size = min(size, _BATCH_BYTES / (4 * shifts * len(shared.cell)))
     return int(np.clip(size, 1, _BATCH))
 
