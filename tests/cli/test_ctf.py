@@ -63,3 +63,14 @@ def test_mistakes_begin_nothing(micrograph: Path, tmp_path: Path) -> None:
         assert isinstance(result.exception, PosterionError)
         assert complaint in str(result.exception)
         assert not (tmp_path / "out").exists()
+    result = CliRunner().invoke(app, ["ctf", str(tmp_path / "no.star"), "-o", str(tmp_path / "out")])
+    assert isinstance(result.exception, PosterionError)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_folder_of_another_command_gets_no_log(micrograph: Path, tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text('{"command": "pick"}')
+    result = CliRunner().invoke(app, ["ctf", str(micrograph), "-o", str(tmp_path)])
+    assert isinstance(result.exception, PosterionError)
+    assert "something else than 'posterion ctf'" in str(result.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]

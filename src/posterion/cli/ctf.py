@@ -12,10 +12,11 @@ from posterion.cli._micrographs import MicrographThreads, end_if_failed
 from posterion.cli._options import Output
 from posterion.data.particles import Supplement
 from posterion.errors import PosterionError
-from posterion.micrographs.ctf_driver import CtfRun
+from posterion.micrographs.ctf_driver import CtfRun, ctf_folder
 from posterion.micrographs.ctf_driver import ctf as estimate_all
 from posterion.micrographs.ctf_estimation import CtfOptions
 from posterion.micrographs.ctf_records import CtfRecord
+from posterion.micrographs.micrograph_set import micrograph_set
 from posterion.refine.folder import open_folder
 from posterion.report.ctf_figures import ctf_figure
 from posterion.report.progress import Progress, configure_logging, format_duration
@@ -82,12 +83,13 @@ def ctf(
         defocus_range_angstrom=defocus,
     )
     grid = _grid(patches)
+    source = micrograph_set(micrographs, supplement)
+    ctf_folder(output).claim([source.star_path])  # before there is a log in it
     with open_folder(output):
         run = estimate_all(
-            micrographs,
+            source,
             output,
             options,
-            supplement,
             patches=grid,
             threads=threads,
             progress=Progress,

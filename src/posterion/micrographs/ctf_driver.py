@@ -22,7 +22,7 @@ from posterion.micrographs.micrograph_set import MicrographSet, micrograph_set, 
 from posterion.micrographs.reading import read_micrograph
 from posterion.micrographs.streaming import Job, process_all
 
-__all__ = ["CtfRun", "ctf"]
+__all__ = ["CtfRun", "ctf", "ctf_folder"]
 
 _LOG = logging.getLogger("posterion")
 _ALGORITHM = 1  # raised when the same settings give other numbers than before
@@ -54,8 +54,13 @@ class CtfRun:
         return tuple(record for record in self.records if isinstance(record, str))
 
 
+def ctf_folder(path: str | Path) -> OutputFolder:
+    """Output folder of `ctf`."""
+    return OutputFolder(Path(path), "ctf", (_TABLE, _PATCHES))
+
+
 def ctf(
-    sources: Sequence[str | Path],
+    sources: Sequence[str | Path] | MicrographSet,
     output: str | Path,
     options: CtfOptions | None = None,
     supplement: Supplement | None = None,
@@ -95,8 +100,8 @@ def ctf(
     PosterionError
         Nothing can be begun: no such micrographs, no pixel size, a folder that holds something else.
     """
-    folder = OutputFolder(Path(output), "ctf", (_TABLE, _PATCHES))
-    options, micrographs = options or CtfOptions(), micrograph_set(sources, supplement)
+    folder, options = ctf_folder(output), options or CtfOptions()
+    micrographs = sources if isinstance(sources, MicrographSet) else micrograph_set(sources, supplement)
     folder.claim([micrographs.star_path])
     fits = _fits(micrographs, folder.path, options, patches)
     drawing = Lock()
