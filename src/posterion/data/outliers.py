@@ -13,12 +13,13 @@ from posterion.data.unusable import usable_images, why_unusable
 
 __all__ = ["LARGEST_RATIO", "ScreenedParticles", "largest_spreads", "screened", "why_left_out"]
 
-LARGEST_RATIO = 30.0
+LARGEST_RATIO = 15.0
 """Of an image's standard deviation to the median of its optics group.
 
-Micrographs that nobody normalised differ by their gain and dose, at most about tenfold; carbon, ice and gold
-make an image a few times as strong. Threefold that is left to spare. A normalisation that failed is off by
-its own scale, hundreds to millions.
+Micrographs that nobody normalised differ by their gain and dose, at most about tenfold from the darkest to
+the brightest; carbon, ice and gold make an image a few times as strong. A normalisation that failed is off by
+its own scale, tens to millions. One image at the limit adds 225 noise variances to the sum over its group:
+two hundred others lose half of their weight by it.
 """
 
 _SAMPLE, _BLOCK, _FEW = 100, 50, 3
@@ -83,7 +84,7 @@ def screened(particles: Particles) -> ScreenedParticles:
 def largest_spreads(
     spread_i: NDArray[np.float64], group_i: NDArray[np.integer], groups: int
 ) -> NDArray[np.float64]:
-    """Thirty times the median standard deviation of each group's images.
+    """Fifteen times the median standard deviation of each group's images.
 
     A group with fewer than three that can be used is compared with all images. The median is the lower one
     of two, so that of four images two may be bad.
