@@ -148,6 +148,21 @@ def test_cutting_the_mass_keeps_nearly_all_of_the_sums(problem: Any, monkeypatch
     assert difference[0] < 0.01 < 0.03 < difference[1]
 
 
+def test_few_slices_instead_of_many_change_the_sums_alone_and_hardly_those(problem: Any) -> None:
+    """On lists of rotations all that is estimated keeps its bits; the slices together weigh what they did."""
+    batch = SMALL["unmasked_batch"](problem, RADIUS)
+    plan = replace(SMALL["one_level_plan"](1, RADIUS, 1.0), local_radius_deg=180.0)
+    volume = FourierVolume.from_map(problem.truth, RADIUS)
+    all_, few = expect(batch, volume, plan), expect(batch, volume, replace(plan, added_noise=0.01))
+    require_equal(all_, replace(few, sums=all_.sums))
+    (many, _, many_weights), (fewer, _, weights) = (SMALL["slices_of"](part.sums) for part in (all_, few))
+    assert 24 < len(fewer) < 0.6 * len(many)
+    np.testing.assert_allclose(weights.sum(axis=0), many_weights.sum(axis=0), rtol=1e-4)
+    a, b = (accumulated(part, batch).values for part in (all_, few))
+    difference = np.linalg.norm(b - a) / np.linalg.norm(a)
+    assert 0.001 < difference < 0.1, "a hundredth of the variance"
+
+
 def test_hard_assignment_inserts_one_slice_per_image(problem: Any) -> None:
     batch = SMALL["unmasked_batch"](problem, RADIUS)
     volume, plan = FourierVolume.from_map(problem.truth, RADIUS), SMALL["one_level_plan"](1, RADIUS, 1.0)

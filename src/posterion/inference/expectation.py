@@ -39,6 +39,7 @@ from posterion.inference.search import (
     total_counts,
 )
 from posterion.inference.slice_sums import SliceSums
+from posterion.inference.thinning import thinned
 from posterion.physics.projection import FourierVolume
 
 __all__ = ["BatchExpectation", "expect_batch"]
@@ -138,7 +139,8 @@ def expect_batch(
         counts.append(support.counts)
         own, kept = grid_terms(levels[-1], row, support, mass, plan.log_rotation_cell)
         terms.append(own)
-        sums.append(grid_slices(batch, row, kept, support))
+        few = thinned(kept, int(batch.index_i[row]), plan.added_noise)
+        sums.append(grid_slices(batch, row, few, support))
     collected = _collect(batch, usable, terms, levels[-1], plan)
     return replace(
         collected,

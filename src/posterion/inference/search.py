@@ -88,6 +88,8 @@ class SearchPlan:
     local_radius_deg : where not None, the first level holds only rotations within this of the previous pose
     search : what survives a level, one of `SEARCHES`
     by_harmonics : compare at all in-plane angles of the only level at once, see `posterion.inference.polar`
+    added_noise : share by which fewer slices of a posterior on a list of rotations may raise the variance of
+        the map's noise, see `posterion.inference.thinning`; 0 inserts all
     """
 
     levels: tuple[Level, ...]
@@ -102,6 +104,7 @@ class SearchPlan:
     local_radius_deg: float | None = None
     search: str = "adaptive"
     by_harmonics: bool = False
+    added_noise: float = 0.0
 
     def grid(self, level: int) -> RotationGrid:
         """Rotations of a level."""

@@ -24,6 +24,7 @@ __all__ = ["make_plan", "method_now", "radii"]
 _GRID_TURN_DEG = 5.0
 _LATER_SHIFT_RANGE_PX = 2.5
 _CAUTIOUS_MARGIN_SHELLS, _KNOWN_SHARE = 10, 0.01
+_ADDED_NOISE = 0.01
 
 
 def radii(context: RefineContext, state: RefinementState, final: bool = False) -> tuple[int, int]:
@@ -87,6 +88,7 @@ def make_plan(
         local_radius_deg=local_radius_deg(levels) if state.search.local else None,
         search=search,
         by_harmonics=by_harmonics,
+        added_noise=0.0 if search == "exhaustive" else _ADDED_NOISE,
     )
 
 
