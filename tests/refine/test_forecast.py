@@ -3,7 +3,6 @@
 from dataclasses import fields, replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 import posterion
@@ -131,22 +130,19 @@ def test_symmetry_makes_the_first_search_cheaper() -> None:
     assert typical_costs(256, "C1").local == pytest.approx(4 * none.local)
 
 
-MEASURED_BROAD = (  # 70S ribosome, peak of one iteration and the last, on lists; see docs/performance.md
-    (300, 128, 1, 1.250e9),
-    (300, 128, 2, 1.459e9),
-    (300, 128, 4, 1.803e9),
-    (300, 128, 8, 2.568e9),
-    (60, 256, 2, 4.736e9),
-    (60, 256, 4, 5.796e9),
+MEASURED_BROAD = (  # 70S ribosome, peak of one iteration and the last; see docs/performance.md
+    (300, 128, 1, 1.065e9),
+    (300, 128, 2, 1.394e9),
+    (300, 128, 4, 1.460e9),
+    (640, 128, 8, 2.452e9),
 )
-MEASURED_BROADER = (  # nearly all rotations of a shared grid
-    (300, 128, 1, 1.207e9),
-    (300, 128, 2, 1.177e9),
-    (300, 128, 4, 1.522e9),
-    (300, 128, 8, 1.752e9),
-    (160, 256, 1, 3.771e9),
-    (160, 256, 2, 3.826e9),
-    (160, 256, 4, 4.102e9),
+MEASURED_LISTED = (  # less broad: on lists of rotations, not a shared grid
+    (300, 128, 1, 1.010e9),
+    (300, 128, 2, 1.185e9),
+    (300, 128, 4, 1.209e9),
+    (300, 128, 8, 1.307e9),
+    (60, 256, 4, 3.799e9),
+    (60, 256, 8, 3.810e9),
 )
 
 
@@ -154,39 +150,31 @@ MEASURED_BROADER = (  # nearly all rotations of a shared grid
 def test_broad_posteriors_stay_below_what_is_said(
     n_particles: int, box: int, threads: int, measured: float
 ) -> None:
-    said = forecast(n_particles, box, CONFIG, threads)
-    assert measured < said.broad_memory_bytes < 1.25 * measured
-    assert said.memory_bytes < measured
+    assert measured < forecast(n_particles, box, CONFIG, threads).broad_memory_bytes < 1.3 * measured
 
 
-@pytest.mark.parametrize(("n_particles", "box", "threads", "measured"), MEASURED_BROADER)
-def test_broader_posteriors_need_no_more(n_particles: int, box: int, threads: int, measured: float) -> None:
+@pytest.mark.parametrize(("n_particles", "box", "threads", "measured"), MEASURED_LISTED)
+def test_less_broad_posteriors_need_no_more(
+    n_particles: int, box: int, threads: int, measured: float
+) -> None:
     assert measured < forecast(n_particles, box, CONFIG, threads).broad_memory_bytes
 
 
-def test_broad_posteriors_add_an_image_with_many_slices_for_each_thread() -> None:
-    """Eight children of 200 rotations, 12 bytes a sample, not the whole shared grid of a group of 12."""
-    slices = 12 * 1600 * half_disc(63)
-    one, two = (forecast(10_000, 128, CONFIG, threads).broad_memory_bytes for threads in (1, 2))
-    assert two - one == pytest.approx(120e6 + slices)
-    fewer = (forecast(10_000, 128, replace(CONFIG, max_rotations=150), n).broad_memory_bytes for n in (1, 2))
-    assert -np.subtract(*fewer) == pytest.approx(120e6 + 0.75 * slices)
-    tetrahedral = (forecast(10_000, 256, replace(CONFIG, point_group="T"), n) for n in (40, 41))
-    more = -np.subtract(*(said.broad_memory_bytes for said in tetrahedral))
-    assert more == pytest.approx(120e6 + 12 * 4608 / 12 * half_disc(127))
-    for other in ({"point_group": "O"}, {"method": "projection-matching"}):
-        same = forecast(10_000, 128, replace(CONFIG, **other), 1)
+def test_broad_posteriors_add_batches_in_small_boxes_and_not_for_best_poses() -> None:
+    """One for each thread and four, whatever the slices or symmetry; in large boxes maps need most."""
+    for threads, changed in ((1, {}), (8, {}), (2, {"max_rotations": 50}), (2, {"point_group": "T"})):
+        said = forecast(10_000, 128, replace(CONFIG, **changed), threads)  # type: ignore[arg-type]
+        maps = (220 + 130 * ("point_group" in changed) - 128) * 128**3
+        more = max(100e6 * (threads + 4) - maps, 0)
+        assert said.broad_memory_bytes - said.memory_bytes == pytest.approx(more)
+    for box, method in ((256, "em"), (128, "projection-matching")):
+        same = forecast(10_000, box, replace(CONFIG, method=method), 8)  # type: ignore[arg-type]
         assert same.broad_memory_bytes == same.memory_bytes
-
-
-def half_disc(radius: int) -> int:
-    """Fourier pixels within a radius, one of each pair of Friedel mates."""
-    every = [(x, y) for x in range(radius + 1) for y in range(-radius, radius + 1)]
-    return sum(x * x + y * y <= radius**2 and (x > 0 or y >= 0) for x, y in every)
 
 
 def test_box_128_is_within_two_gibibytes() -> None:
     assert forecast(100_000, 128, CONFIG, 2).memory_bytes < 2 * 2**30
+    assert forecast(100_000, 128, CONFIG, 4).broad_memory_bytes < 2 * 2**30
 
 
 def test_a_run_keeps_to_it(tiny_run: posterion.RefineResult) -> None:

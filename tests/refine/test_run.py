@@ -437,8 +437,8 @@ def test_killed_with_sigkill_it_goes_on_to_the_same_bytes(
 @pytest.mark.parametrize(
     ("available", "words"),
     [
-        (2.1e9, None),
-        (1.9e9, "1.9 GB of memory left: the run may be stopped for want of memory if posteriors stay broad;"),
+        (1.9e9, None),
+        (1.6e9, "1.6 GB of memory left: the run may be stopped for want of memory if posteriors stay broad;"),
         (1.2e9, "1.2 GB of memory left: the run may be stopped for want of memory; fewer threads"),
         (None, None),
     ],
@@ -449,7 +449,7 @@ def test_too_little_memory_is_said_before(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """300 images of 128 px on four threads: 1.3 GB, or 2.0 GB where posteriors stay broad."""
+    """300 images of 128 px on four threads: 1.3 GB, or 1.9 GB where posteriors stay broad."""
     monkeypatch.setattr(run_module, "memory_available_bytes", lambda: available)
     config = RefineConfig(diameter_angstrom=150.0)
     context: Any = SimpleNamespace(
@@ -458,7 +458,7 @@ def test_too_little_memory_is_said_before(
     with caplog.at_level("INFO", "posterion"):
         run_module._tell_forecast(context)
     said, *warned = caplog.records
-    assert "1.3 GB of memory, in the last iteration (up to 2.0 GB if posteriors stay broad), and about" in (
+    assert "1.3 GB of memory, in the last iteration (up to 1.9 GB if posteriors stay broad), and about" in (
         said.getMessage()
     )
     assert len(warned) == (words is not None)

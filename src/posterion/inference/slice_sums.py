@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,7 +158,9 @@ def insert_slices(
     size = min(len(matrices), max(1, _BLOCK_BYTES // (12 * len(pixels))))
     numerator_rp = np.empty((size, len(pixels)), np.complex64)
     weight_rp = np.empty((size, len(pixels)), np.float32)
-    shares = [slice(p, p + _PIXELS_AT_A_TIME) for p in range(0, len(pixels), _PIXELS_AT_A_TIME)]
+    # Equal ones: for products with a few columns left over the BLAS has kernels that round differently.
+    edges = np.linspace(0, len(pixels), 1 + -(-len(pixels) // _PIXELS_AT_A_TIME)).astype(int).tolist()
+    shares = [slice(*edge) for edge in pairwise(edges)]
     for start in range(0, len(matrices), max(size, 1)):
         stop = min(start + size, len(matrices))
         made = numerator_rp[: stop - start], weight_rp[: stop - start]

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from posterion.physics.fourier import disc
 from posterion.physics.symmetry import point_group_operators
 from posterion.refine.decisions import mostly_peaks
 from posterion.refine.grey_scale import SCALE_IMAGES, SCALE_SEARCHES
-from posterion.refine.schedule import cells_of_order
 from posterion.refine.state import IterationInfo, RefineConfig
 from posterion.refine.subsets import first_subset, larger_subset
 
@@ -30,8 +28,8 @@ _BYTES_PER_PARTICLE = 200.0  # columns, and estimates twice; see docs/refine.md
 _BYTES_PER_VOXEL = 220.0  # both halves' sums and one's transform, at the last iteration's full radius
 _BYTES_PER_VOXEL_SYMMETRIC = 130.0  # more, where sums are rotated onto each other
 _BYTES_PER_VOXEL_SUMMED = 128.0  # of that, sums while images are still searched
-_CHILDREN, _SHARED_ORDER, _SAMPLE_BYTES = 8, 2, 12  # of a rotation that survives; grid shared by images
-_BATCHES_MORE = 4  # than threads: waiting, being inserted, and what making one takes besides; fitted
+_BYTES_PER_BROAD_BATCH = 100e6  # images at all their shifts with the weights of a whole grid; fitted
+_BATCHES_MORE = 4  # than threads: waiting, being inserted, and the block of slices that is; fitted
 _START_SECONDS = 4.0
 _SPEEDUP = 0.9  # exponent: wall time falls as threads**0.9
 _FILES = 5
@@ -121,8 +119,8 @@ class Forecast:
     Attributes
     ----------
     memory_bytes : peak of resident memory, reached in the last iteration, which uses all frequencies
-    broad_memory_bytes : the same where posteriors stay broad to the end: an image may then insert a slice for
-        each child of as many rotations as survive a level
+    broad_memory_bytes : the same where posteriors stay broad to the end: in small boxes the peak is then
+        reached while images are searched, not while maps are made
     seconds : wall time of the whole run; good to a factor of two where posteriors become sharp, several times
         too short where they stay broad
     disk_bytes : of all files, the state between iterations among them
@@ -166,8 +164,7 @@ def forecast(
     """Forecast memory, time and disk from the sizes that matter; the constants were fitted to measured runs.
 
     ``memory = base + a threads + b N + c n^3``, and with broad posteriors, where that is more,
-    ``base + a threads + b N + d n^3 + (threads + 4) 12 bytes min(8 survivors, 4608/g) P``, with P pixels up
-    to Nyquist;
+    ``base + a threads + b N + d n^3 + (threads + 4) e``;
     ``CPU = start + sum over iterations (images (prepare + search + insert) + references + maps)``.
 
     Parameters
@@ -181,25 +178,14 @@ def forecast(
     voxels, order = float(box_px) ** 3, len(point_group_operators(config.point_group))
     searching = _BASE_BYTES + threads * _BYTES_PER_THREAD + n_particles * _BYTES_PER_PARTICLE
     memory = searching + voxels * (_BYTES_PER_VOXEL + (order > 1) * _BYTES_PER_VOXEL_SYMMETRIC)
-    listed = _bytes_listed(box_px, order, config) if config.method == "em" else 0.0  # else one slice an image
-    broad = searching + voxels * _BYTES_PER_VOXEL_SUMMED + (threads + _BATCHES_MORE) * listed
+    batches = threads + _BATCHES_MORE if config.method == "em" else 0  # else one shift and slice an image
+    broad = searching + voxels * _BYTES_PER_VOXEL_SUMMED + batches * _BYTES_PER_BROAD_BATCH
     costs = costs or typical_costs(box_px, config.point_group)
     usual = usual_iterations(n_particles, config.subset, config.max_iterations)
     work = _cpu_seconds(n_particles, costs, usual)
     disk = (_FILES + 2) * 4 * voxels + 300 * n_particles
     seconds = _START_SECONDS + work / threads**_SPEEDUP
     return Forecast(memory, max(memory, broad), seconds, disk, _START_SECONDS + work)
-
-
-def _bytes_listed(box_px: int, group_order: int, config: RefineConfig) -> float:
-    """Slices, up to Nyquist, of one image whose posterior is broad, on the finer of two levels.
-
-    Batches hold about 64 MiB of them, but one image at least. So they do of images at all their shifts, where
-    one level is shared and slices are made when they are inserted, and of sums by harmonics.
-    """
-    shared = cells_of_order(_SHARED_ORDER, group_order)
-    slices = min(_CHILDREN * config.max_rotations, shared)
-    return _SAMPLE_BYTES * slices * len(disc(box_px, (box_px - 1) // 2))
 
 
 def _cpu_seconds(n_particles: int, costs: StageCosts, usual: Sequence[UsualIteration]) -> float:
