@@ -167,5 +167,9 @@ def test_wrong_snr_files_are_refused(tmp_path: Path, text: str, complaint: str) 
 
 
 def test_missing_snr_file(tmp_path: Path) -> None:
-    with pytest.raises(PosterionError, match="cannot be read as text"):
+    expected = r"none\.txt cannot be read: No such file or directory; expected a text file of frequency"
+    with pytest.raises(PosterionError, match=expected):
         SnrSpectrum.read(tmp_path / "none.txt")
+    (tmp_path / "map.mrc").write_bytes(b"\xff\xfe")
+    with pytest.raises(PosterionError, match=r"map\.mrc is no text; expected a file of frequency"):
+        SnrSpectrum.read(tmp_path / "map.mrc")

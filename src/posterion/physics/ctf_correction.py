@@ -137,8 +137,12 @@ def _table_of_text(path: Path) -> tuple[list[str], Curve]:
     """Names in the first line, if it is no number, and all numbers."""
     try:
         lines = [line.split("#")[0].split() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise PosterionError(f"{path}: cannot be read as text ({error})") from None
+    except OSError as error:
+        raise PosterionError(
+            f"{path} cannot be read: {error.strerror}; expected a text file of frequency in 1/A and SNR"
+        ) from None
+    except UnicodeDecodeError:
+        raise PosterionError(f"{path} is no text; expected a file of frequency in 1/A and SNR") from None
     lines = [line for line in lines if line]
     names = lines.pop(0) if lines and not _is_number(lines[0][0]) else []
     try:
