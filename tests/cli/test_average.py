@@ -1,5 +1,7 @@
 """The command ``posterion average``, run as a user runs it."""
 
+import dataclasses
+import json
 import sys
 from pathlib import Path
 
@@ -58,5 +60,43 @@ def test_poses_are_needed(
 ) -> None:
     output = tmp_path / "out"
     assert run(monkeypatch, "average", tiny_set / "particles.star", "-o", output) == 2
-    assert "has no poses" in capsys.readouterr().err
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert "has no poses" in sentence
     assert not output.exists()
+
+
+def test_the_same_command_replaces_its_results_and_another_is_refused(
+    tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("average", tiny_set / "truth.star", "-o", tmp_path, "--threads", 1)
+    assert run(monkeypatch, *arguments) == 0
+    summary = {"command": "average", "images_per_class": {"1": 32}}
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "ssnr_class007.tsv").write_text("of an earlier run with other classes\n")
+    assert run(monkeypatch, *arguments) == 0
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    capsys.readouterr()
+    (tmp_path / "summary.json").write_text('{"command": "pick"}')
+    before["summary.json"] = (tmp_path / "summary.json").read_bytes()
+    assert run(monkeypatch, *arguments) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert "holds results of something else than 'posterion average'" in sentence
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_averages_that_are_read_are_not_replaced(
+    tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "average", tiny_set / "truth.star", "-o", tmp_path) == 0
+    one = dataclasses.replace(
+        Particles.read(tiny_set / "truth.star")[:1],
+        stack_paths=(tmp_path / "averages.mrcs",),
+        stack_names=("averages.mrcs",),
+        image_index_i=np.zeros(1, np.int64),
+    )
+    one.write_star(tmp_path / "one.star")
+    before = (tmp_path / "averages.mrcs").read_bytes()
+    assert run(monkeypatch, "average", tmp_path / "one.star", "-o", tmp_path) == 2
+    assert "averages.mrcs is read by this run, which would replace it" in capsys.readouterr().err
+    assert (tmp_path / "averages.mrcs").read_bytes() == before

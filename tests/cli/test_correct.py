@@ -29,6 +29,7 @@ def test_particles(
     assert shown.out == f"{tmp_path / 'particles.star'}: 32 images, wiener\n"
     assert "correction: 32 particles in" in shown.err
     assert len(Particles.read(tmp_path / "particles.star").images()) == 32
+    assert "correction: 32 particles in" in (tmp_path / "run.log").read_text()
     assert (tmp_path / "correction.png").stat().st_size > 5000
 
 
@@ -50,7 +51,7 @@ def test_snr_of_a_file_and_measured(
     [
         (("--k", 0.1), "phase flipping needs neither k nor an SNR"),
         (("--how", "wiener", "--k", -1), "k = -1 is no Wiener constant"),
-        (("--how", "wiener", "--snr", "none.tsv"), "none.tsv: cannot be read as text"),
+        (("--how", "wiener", "--snr", "none.tsv"), "none.tsv cannot be read: No such file or directory;"),
     ],
 )
 def test_mistakes_end_in_one_sentence(
@@ -65,6 +66,16 @@ def test_mistakes_end_in_one_sentence(
     assert run(monkeypatch, "correct", tiny_set / "particles.star", "-o", output, *wrong) == 2
     assert complaint in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_a_refused_folder_is_one_sentence(
+    tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "summary.json").write_text('{"command": "pick"}')
+    assert run(monkeypatch, "correct", tiny_set / "particles.star", "-o", tmp_path) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert "something else than 'posterion correct' of particles" in sentence
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
 
 
 def test_micrographs_and_exit_code_of_a_bad_one(
@@ -84,7 +95,10 @@ def test_micrographs_and_exit_code_of_a_bad_one(
     (tmp_path / "a.mrc").unlink()
     assert run(monkeypatch, "correct", tmp_path / "m.star", "-o", tmp_path / "out") == 2
     assert "none of 2 micrographs can be corrected; the first: " in capsys.readouterr().err
-    assert sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file()) == ["summary.json"]
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file()) == [
+        "run.log",
+        "summary.json",
+    ]
     assert run(monkeypatch, "correct", tmp_path / "b.mrc", "-o", tmp_path / "none") == 2
     assert "b.mrc is an image: give a STAR file" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()

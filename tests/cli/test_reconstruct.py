@@ -51,9 +51,11 @@ def test_maps_curves_figures_and_summary(
         assert (output / name).read_bytes().startswith(b"\x89PNG")
     # Once more into the same folder: the same bytes on one thread.
     before = {name: (output / name).read_bytes() for name in MAPS}
+    (output / "quarantine.txt").write_text("of an earlier run with other images\n")
     again = ("reconstruct", own_set / "truth.star", "-o", output, "-d", 150, "--threads", 1)
     assert run(monkeypatch, *again) == 0
     assert {name: (output / name).read_bytes() for name in MAPS} == before
+    assert not (output / "quarantine.txt").exists()
 
 
 def test_nan_image_is_left_out(
@@ -99,3 +101,17 @@ def test_truncated_stack(own_set: Path, tmp_path: Path, monkeypatch, capsys) -> 
 def test_folder_of_a_refinement_is_refused(own_set: Path, monkeypatch, capsys) -> None:
     assert run(monkeypatch, "reconstruct", own_set / "truth.star", "-o", own_set) == 2
     assert "holds a refinement or a particle set" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["pick", "ctf"])
+def test_folder_of_another_command_is_refused(
+    tiny_set: Path, tmp_path: Path, monkeypatch, capsys, command
+) -> None:
+    (tmp_path / "summary.json").write_text(f'{{"command": "{command}"}}')
+    assert run(monkeypatch, "reconstruct", tiny_set / "truth.star", "-o", tmp_path) == 2
+    assert capsys.readouterr().err == (
+        f"posterion: {tmp_path} holds results of something else than 'posterion reconstruct'; "
+        "choose another folder with -o\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"command": command}

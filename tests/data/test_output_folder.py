@@ -1,9 +1,10 @@
 import json
+import logging
 from pathlib import Path
 
 import pytest
 
-from posterion.data.output_folder import OutputFolder
+from posterion.data.output_folder import OutputFolder, open_folder
 from posterion.errors import PosterionError
 
 
@@ -81,3 +82,40 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     with pytest.raises(PosterionError, match="a is a file; choose another folder with -o"):
         folder(tmp_path / "a").claim()
+
+
+def test_log_goes_into_the_folder_and_leftovers_out_of_it(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    folder.mkdir(parents=True)
+    (folder / ".123-unfinished-map.mrc").write_text("half a map")
+    with open_folder(folder):
+        logging.getLogger("posterion").info("a line")
+    logging.getLogger("posterion").warning("after")
+    assert [path.name for path in folder.iterdir()] == ["run.log"]
+    assert (folder / "run.log").read_text().endswith(" INFO a line\n")
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        open_folder(tmp_path),
+        pytest.raises(PosterionError, match="another process is working"),
+        open_folder(tmp_path),
+    ):
+        pass
+    with open_folder(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PosterionError, match="cannot be written"), open_folder(tmp_path / "file" / "out"):
+        pass
+
+
+def test_a_log_that_says_nothing_does_not_stay(tmp_path: Path) -> None:
+    """Unless it is that of another process."""
+    with open_folder(tmp_path):
+        with pytest.raises(PosterionError, match="another process"), open_folder(tmp_path):
+            pass
+        assert (tmp_path / "run.log").exists()
+    assert not list(tmp_path.iterdir())

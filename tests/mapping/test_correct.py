@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import posterion
-from posterion.compute import Workers
+from posterion.compute import NullProgress, Workers
 from posterion.data.mrc import read_stack_header, write_stack
+from posterion.data.output_folder import open_folder
 from posterion.data.particles import Particles
 from posterion.data.star import read_star
 from posterion.errors import PosterionError
@@ -232,11 +233,12 @@ def test_a_folder_of_another_run_and_a_table_that_is_read(source: Particles, tmp
 def test_a_stopped_call_leaves_no_stack_of_another_correction(source: Particles, tmp_path: Path) -> None:
     correct(source, tmp_path / "a", Correction("wiener", k=0.5))
 
-    def stop(_: int) -> None:
-        raise KeyboardInterrupt
+    class Stopped(NullProgress):
+        def advance(self, count: int = 1) -> None:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        correct(source, tmp_path / "a", Correction("phase-flip"), threads=1, observer=stop)
+        correct(source, tmp_path / "a", Correction("phase-flip"), threads=1, progress=Stopped)
     again = correct(source, tmp_path / "a", Correction("phase-flip"))
     fresh = correct(source, tmp_path / "b", Correction("phase-flip"))
     np.testing.assert_array_equal(again.images(), fresh.images())
@@ -256,3 +258,9 @@ def test_no_stack_of_the_set_is_replaced(source: Particles, tmp_path: Path) -> N
     with pytest.raises(PosterionError, match=r"stacks.x.mrcs is a stack to be corrected"):
         correct(two, tmp_path, Correction("phase-flip"))
     assert (tmp_path / "stacks" / "x.mrcs").read_bytes() == before
+
+
+def test_one_process_at_a_time(source: Particles, tmp_path: Path) -> None:
+    with open_folder(tmp_path), pytest.raises(PosterionError, match="another process is working"):
+        correct(source, tmp_path, Correction("phase-flip"))
+    assert not list(tmp_path.iterdir())

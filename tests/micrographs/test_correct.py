@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from posterion.data.mrc import read_map, write_map
+from posterion.data.output_folder import open_folder
 from posterion.data.star import read_star, write_star
 from posterion.data.table import Table
 from posterion.errors import PosterionError
@@ -170,3 +171,9 @@ def test_a_stopped_call_goes_on(star: Path, tmp_path: Path) -> None:
     correct_micrographs(micrograph_set([star]), out, Correction("wiener", k=0.2))
     assert not (out / "snr.tsv").exists()
     assert all(path.stat().st_mtime > 10 for path in first.paths.values())
+
+
+def test_one_process_at_a_time(star: Path, tmp_path: Path) -> None:
+    with open_folder(tmp_path / "out"), pytest.raises(PosterionError, match="another process is working"):
+        correct_micrographs(micrograph_set([star]), tmp_path / "out", Correction("phase-flip"))
+    assert not list((tmp_path / "out").iterdir())

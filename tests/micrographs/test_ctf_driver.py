@@ -7,6 +7,7 @@ import pytest
 import tifffile
 
 from posterion.data.mrc import write_map
+from posterion.data.output_folder import open_folder
 from posterion.data.particles import OpticsGroup, Supplement
 from posterion.data.star import read_star
 from posterion.errors import PosterionError
@@ -41,7 +42,7 @@ def micrographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    names = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    names = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "run.log"]
     return {str(p.relative_to(folder)): p.read_bytes() for p in names}
 
 
@@ -170,7 +171,7 @@ def test_a_fit_that_fails_leaves_no_table_and_no_picture(micrographs: Path, tmp_
     source.write_bytes((micrographs / "flat.mrc").read_bytes())
     run = ctf([source], out, threads=1, draw=drawn_figure)
     assert run.star_path is None
-    assert sorted(path.name for path in out.rglob("*") if path.is_file()) == ["summary.json"]
+    assert sorted(path.name for path in out.rglob("*") if path.is_file()) == ["run.log", "summary.json"]
     assert json.loads((out / "summary.json").read_text())["failures"] == {str(source): run.failures[0]}
 
 
@@ -183,3 +184,9 @@ def test_a_folder_of_something_else_is_left_alone(micrographs: Path, tmp_path: P
     with pytest.raises(PosterionError, match=r"micrographs.star is there already"):
         ctf([micrographs / "a.mrc"], tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["micrographs.star"]
+
+
+def test_one_process_at_a_time(micrographs: Path, tmp_path: Path) -> None:
+    with open_folder(tmp_path / "out"), pytest.raises(PosterionError, match="another process is working"):
+        ctf([micrographs / "a.mrc"], tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from posterion.data.mrc import open_stack, write_map
+from posterion.data.output_folder import open_folder
 from posterion.data.particles import Particles, Supplement
 from posterion.errors import PosterionError
 from posterion.micrographs.extract_run import extract
@@ -151,4 +152,11 @@ def test_its_own_table_is_not_read_and_replaced(folder: Path) -> None:
         (folder / name).write_bytes(b"")
     with pytest.raises(PosterionError, match=r"no particles could be extracted from 2 micrographs; the fir"):
         extract([folder / "picks.star"], folder / "out", OPTIONS)
-    assert [path.name for path in (folder / "out").rglob("*") if path.is_file()] == ["summary.json"]
+    left = sorted(path.name for path in (folder / "out").rglob("*") if path.is_file())
+    assert left == ["run.log", "summary.json"]
+
+
+def test_one_process_at_a_time(folder: Path) -> None:
+    with open_folder(folder / "out"), pytest.raises(PosterionError, match="another process is working"):
+        extract([folder / "picks.star"], folder / "out", OPTIONS)
+    assert not list((folder / "out").iterdir())

@@ -9,6 +9,7 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from posterion.data.mrc import write_map, write_stack
+from posterion.data.output_folder import open_folder
 from posterion.data.particles import Supplement
 from posterion.data.star import read_star
 from posterion.errors import PosterionError
@@ -93,7 +94,8 @@ def test_a_micrograph_that_fails_in_a_second_run_leaves_nothing(folder: Path, tm
     sources[1].write_bytes(sources[0].read_bytes())
     with pytest.raises(PosterionError, match=r"none of 2 micrographs could be picked; the first: .*a.mrc"):
         pick(sources, out, OPTIONS, threads=1)
-    assert [path.name for path in out.rglob("*") if path.is_file()] == ["summary.json"]
+    assert sorted(path.name for path in out.rglob("*") if path.is_file()) == ["run.log", "summary.json"]
+    assert "a.mrc" in (out / "run.log").read_text()
 
 
 def test_boxes_of_others_stay(folder: Path, tmp_path: Path) -> None:
@@ -133,3 +135,9 @@ def test_micrographs_beside_their_results_are_safe(tmp_path: Path) -> None:
     before = (tmp_path / "m.png").read_bytes()
     pick([tmp_path / "m.png"], tmp_path, OPTIONS, supplement=Supplement(pixel_size_angstrom=4.0))
     assert (tmp_path / "m.png").read_bytes() == before
+
+
+def test_one_process_at_a_time(folder: Path, tmp_path: Path) -> None:
+    with open_folder(tmp_path / "out"), pytest.raises(PosterionError, match="another process is working"):
+        pick([folder / "m2.mrc"], tmp_path / "out", OPTIONS)
+    assert not list((tmp_path / "out").iterdir())

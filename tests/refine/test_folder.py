@@ -1,7 +1,6 @@
 """Whose an output folder is."""
 
 import json
-import logging
 from pathlib import Path
 
 import pytest
@@ -11,36 +10,7 @@ from posterion.refine.folder import (
     claim_for_reconstruction,
     find_checkpoint,
     finished_summary,
-    open_folder,
 )
-
-
-def test_log_goes_into_the_folder_and_leftovers_out_of_it(tmp_path: Path) -> None:
-    folder = tmp_path / "a" / "b"
-    folder.mkdir(parents=True)
-    (folder / ".123-unfinished-map.mrc").write_text("half a map")
-    with open_folder(folder):
-        logging.getLogger("posterion").info("a line")
-    logging.getLogger("posterion").warning("after")
-    assert [path.name for path in folder.iterdir()] == ["run.log"]
-    assert (folder / "run.log").read_text().endswith(" INFO a line\n")
-
-
-def test_one_process_at_a_time(tmp_path: Path) -> None:
-    with (
-        open_folder(tmp_path),
-        pytest.raises(PosterionError, match="another process is working"),
-        open_folder(tmp_path),
-    ):
-        pass
-    with open_folder(tmp_path):
-        pass
-
-
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(PosterionError, match="cannot be written"), open_folder(tmp_path / "file" / "out"):
-        pass
 
 
 def test_finished_runs(tmp_path: Path) -> None:
@@ -58,11 +28,19 @@ def test_results_of_others_are_not_replaced(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path, {}) is None
     claim_for_reconstruction(tmp_path)
     (tmp_path / "map.mrc").write_text("")
-    for claim in (lambda: find_checkpoint(tmp_path, {}), lambda: claim_for_reconstruction(tmp_path)):
-        with pytest.raises(PosterionError, match=r"already holds map\.mrc"):
-            claim()
+    with pytest.raises(PosterionError, match=r"already holds map\.mrc"):
+        find_checkpoint(tmp_path, {})
+    with pytest.raises(PosterionError, match=r"map\.mrc is there already, and no earlier run"):
+        claim_for_reconstruction(tmp_path)
     (tmp_path / "summary.json").write_text(json.dumps({"command": "reconstruct"}))
     claim_for_reconstruction(tmp_path)
     (tmp_path / "particles.star").write_text("")
     with pytest.raises(PosterionError, match="holds a refinement or a particle set"):
+        claim_for_reconstruction(tmp_path)
+
+
+@pytest.mark.parametrize("text", ['{"command": "pick"}', '{"fingerprint": {}}', "{cut off"])
+def test_another_command_s_summary_is_not_replaced_by_a_reconstruction(tmp_path: Path, text: str) -> None:
+    (tmp_path / "summary.json").write_text(text)
+    with pytest.raises(PosterionError, match="something else than 'posterion reconstruct';"):
         claim_for_reconstruction(tmp_path)

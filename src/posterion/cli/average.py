@@ -18,7 +18,7 @@ from posterion.cli._options import (
 )
 from posterion.data.particles import Particles, Supplement
 from posterion.mapping.average import average as average_images
-from posterion.mapping.average import write_averages
+from posterion.mapping.average import average_folder, write_averages
 from posterion.mapping.fsc import GOLD_STANDARD, resolution_at
 from posterion.report.correction_figures import average_figure, ssnr_figure
 from posterion.report.progress import Progress, configure_logging
@@ -46,17 +46,20 @@ def average(
     """Average aligned images, class by class, with the Wiener filter of many images; report their SSNR.
 
     In-plane angles and shifts are undone; rlnClassNumber, if present, divides the set. Writes averages.mrcs,
-    plain.mrcs (means with the CTFs left in), ssnr.tsv, ssnr.png and average.png.
+    plain.mrcs (means with the CTFs left in), ssnr.tsv, ssnr.png, average.png and summary.json.
     """
     configure_logging()
     supplement = Supplement(stack, pixel_size, voltage, cs, amplitude_contrast, tuple(passthrough or ()))
     chosen = Particles.read(particles, supplement)
-    with Progress("average", len(chosen)) as progress:
-        made = average_images(chosen, diameter, threads, seed, progress.advance)
+    folder = average_folder(output)
+    folder.claim([particles, *chosen.stack_paths])
+    made = average_images(chosen, diameter, threads, seed, Progress)
     pixel = chosen.pixel_size_angstrom
+    folder.begin()
     files = write_averages(output, made, pixel)
     ssnr_figure(made, output / "ssnr.png", pixel)
     average_figure(made, output / "average.png", pixel)
+    folder.finish({"images_per_class": {one.number: one.n_images for one in made}})
     for one in made:
         at = resolution_at(one.frc_s, GOLD_STANDARD, pixel, chosen.box_px)
         seen = float(np.median(one.ssnr_s[1 : max(2, round(chosen.box_px * pixel / at))]))

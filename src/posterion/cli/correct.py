@@ -96,8 +96,7 @@ def _correct_particles(
     source: Path, output: Path, correction: Correction, supplement: Supplement, threads: int | None
 ) -> None:
     chosen = Particles.read(source, supplement)
-    with Progress("correction", len(chosen)) as progress:
-        made = correct_particles(chosen, output, correction, threads, progress.advance)
+    made = correct_particles(chosen, output, correction, threads, Progress)
     rows = np.unique(np.linspace(0, len(made) - 1, _SHOWN).astype(int))
     labels = [f"particle {row + 1}" for row in rows]
     images = zip(labels, chosen.images(rows), made.images(rows), strict=True)

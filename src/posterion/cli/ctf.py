@@ -1,6 +1,5 @@
 """The command ``posterion ctf``."""
 
-import logging
 import re
 import time
 from pathlib import Path
@@ -12,12 +11,10 @@ from posterion.cli._micrographs import MicrographThreads, end_if_failed
 from posterion.cli._options import Output
 from posterion.data.particles import Supplement
 from posterion.errors import PosterionError
-from posterion.micrographs.ctf_driver import CtfRun, ctf_folder
+from posterion.micrographs.ctf_driver import CtfRun
 from posterion.micrographs.ctf_driver import ctf as estimate_all
 from posterion.micrographs.ctf_estimation import CtfOptions
 from posterion.micrographs.ctf_records import CtfRecord
-from posterion.micrographs.micrograph_set import micrograph_set
-from posterion.refine.folder import open_folder
 from posterion.report.ctf_figures import ctf_figure
 from posterion.report.progress import Progress, configure_logging, format_duration
 
@@ -83,19 +80,16 @@ def ctf(
         defocus_range_angstrom=defocus,
     )
     grid = _grid(patches)
-    source = micrograph_set(micrographs, supplement)
-    ctf_folder(output).claim([source.star_path])  # before there is a log in it
-    with open_folder(output):
-        run = estimate_all(
-            source,
-            output,
-            options,
-            patches=grid,
-            threads=threads,
-            progress=Progress,
-            draw=ctf_figure,
-        )
-        logging.getLogger("posterion").info("%s of %s micrographs fitted", _fitted(run), len(run.records))
+    run = estimate_all(
+        micrographs,
+        output,
+        options,
+        supplement,
+        patches=grid,
+        threads=threads,
+        progress=Progress,
+        draw=ctf_figure,
+    )
     typer.echo(_summary(run, output, time.perf_counter() - started))
     if run.star_path is None:
         raise PosterionError(

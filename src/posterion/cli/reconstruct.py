@@ -17,9 +17,10 @@ from posterion.cli._options import (
     Threads,
     Voltage,
 )
+from posterion.data.output_folder import open_folder
 from posterion.data.particles import Particles, Supplement
 from posterion.mapping.reconstruct import reconstruct as reconstruct_map
-from posterion.refine.folder import claim_for_reconstruction, open_folder
+from posterion.refine.folder import claim_for_reconstruction
 from posterion.refine.inputs import check_for_reconstruction, inverted
 from posterion.refine.outputs import write_reconstruction
 from posterion.report.progress import Progress, configure_logging, format_duration
@@ -60,12 +61,12 @@ def reconstruct(
     if invert_contrast:
         chosen = inverted(chosen)
     check_for_reconstruction(chosen, symmetry, diameter, seed)
-    claim_for_reconstruction(output)
+    folder = claim_for_reconstruction(output)
     with open_folder(output):
         with Progress("reconstruction", len(chosen)) as progress:
             made = reconstruct_map(chosen, symmetry, diameter, threads, seed, progress.advance)
         logging.getLogger("posterion").info("%s: %s particles, symmetry %s", particles, len(chosen), symmetry)
-        summary = write_reconstruction(output, made, chosen, {"symmetry": symmetry, "seed": seed})
+        summary = write_reconstruction(folder, made, chosen, {"symmetry": symmetry, "seed": seed})
         draw_run(output, chosen)
     typer.echo(
         f"resolution  {summary['resolution_angstrom']:.2f} A at FSC 0.143 "

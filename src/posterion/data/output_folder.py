@@ -1,9 +1,12 @@
-"""An output folder: whose it is, from the beginning of a run to its end, and what a run may replace in it."""
+"""An output folder: whose it is, what a run may replace in it, its log, and that one process works in it."""
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +14,11 @@ from typing import Any
 from posterion.data.atomic import write_text
 from posterion.errors import PosterionError
 
-__all__ = ["OutputFolder"]
+__all__ = ["OutputFolder", "open_folder"]
 
 _SUMMARY = "summary.json"
+_RUN_LOG = "run.log"
+_LOG = logging.getLogger("posterion")
 
 
 @dataclass(frozen=True)
@@ -106,3 +111,70 @@ class OutputFolder:
 
     def _refused(self, why: str) -> PosterionError:
         return PosterionError(f"{why}; choose another folder with -o")
+
+
+class _RunLog(logging.FileHandler):
+    """The log with times; a disk that is full stops the results, not the log."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8")
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        """Say nothing."""
+
+
+@contextmanager
+def open_folder(folder: Path) -> Iterator[None]:
+    """Make the folder, keep others out of it, log into its run.log, remove what a killed run left unfinished.
+
+    A log that nothing was said in, as by a run that is refused, does not stay.
+
+    Raises
+    ------
+    PosterionError
+        If the folder cannot be made or written, or another process works in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        log = _RunLog(folder / _RUN_LOG)
+    except OSError as error:
+        raise PosterionError(
+            f"{folder}: cannot be written ({error.strerror}); choose another output folder with -o"
+        ) from None
+    level = _LOG.level
+    try:
+        _lock(log, folder)
+        for leftover in folder.glob(".*-unfinished-*"):
+            leftover.unlink(missing_ok=True)
+        _LOG.addHandler(log)
+        if not _LOG.isEnabledFor(logging.INFO):
+            _LOG.setLevel(logging.INFO)
+        try:
+            yield
+        finally:  # still locked: no other process has this log
+            _remove_if_empty(folder / _RUN_LOG)
+    finally:
+        _LOG.removeHandler(log)
+        _LOG.setLevel(level)
+        log.close()
+
+
+def _remove_if_empty(path: Path) -> None:
+    with suppress(OSError):
+        if not path.stat().st_size:
+            path.unlink()
+
+
+def _lock(log: _RunLog, folder: Path) -> None:
+    """Hold the log's lock until it is closed; the system lets go of it when a process is killed."""
+    if log.stream is None:
+        return
+    try:
+        fcntl.flock(log.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise PosterionError(
+            f"{folder}: another process is working in this folder; wait for it or stop it"
+        ) from None
+    except OSError:  # a file system without locks
+        return

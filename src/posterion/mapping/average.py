@@ -6,7 +6,7 @@ in-plane rotations in place of slices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from posterion.compute import Workers
+from posterion.compute import NullProgress, StageProgress, Workers
 from posterion.data.atomic import write_text
 from posterion.data.mrc import write_stack
 from posterion.data.outliers import screened
+from posterion.data.output_folder import OutputFolder
 from posterion.data.particles import Particles, Poses
 from posterion.data.table import Table
 from posterion.data.unusable import UNUSABLE, usable_images
@@ -36,12 +37,13 @@ from posterion.physics.fourier import (
 from posterion.physics.rotations import matrices_from_euler
 from posterion.physics.soft_masks import soft_disc
 
-__all__ = ["ClassAverage", "average", "class_numbers", "rotated", "write_averages"]
+__all__ = ["ClassAverage", "average", "average_folder", "class_numbers", "rotated", "write_averages"]
 
 _BATCH = 32
 _OVERSAMPLING = 2
 _EDGE_PX = 5.0
 _COLUMN = "rlnClassNumber"
+_FILES = ("averages.mrcs", "plain.mrcs", "ssnr.tsv", "ssnr.png", "average.png")
 
 Image = NDArray[np.float32]
 Curve = NDArray[np.float64]
@@ -84,7 +86,7 @@ def average(
     diameter_angstrom: float | None = None,
     threads: int | None = None,
     seed: int = 0,
-    observer: Callable[[int], None] | None = None,
+    progress: StageProgress = NullProgress,
 ) -> tuple[ClassAverage, ...]:
     """Average aligned images, class by class, and undo their CTFs together.
 
@@ -99,7 +101,7 @@ def average(
     diameter_angstrom : of the disc inside which the FRC is measured; 90 % of the box where None
     threads : None: all cores; the result does not depend on it
     seed : of the half sets where the file has none, or leaves a class without one
-    observer : called with the number of images after each batch
+    progress : shows how far it is
 
     Raises
     ------
@@ -116,14 +118,14 @@ def average(
     class_i = class_numbers(particles)
     sums = {int(number): _Sums(box) for number in np.unique(class_i)}
     half_i = _halves_of_classes(particles, class_i, seed)
-    with Workers(threads) as workers:
+    images = screened(particles)
+    with progress("average", len(particles)) as bar, Workers(threads) as workers:
         for index, parts in workers.map_ordered(
-            lambda batch: (batch[0], _aligned(particles, poses, *batch)), screened(particles).batches(_BATCH)
+            lambda batch: (batch[0], _aligned(particles, poses, *batch)), images.batches(_BATCH)
         ):
             for row, plain, numerator, weight in parts:
                 sums[int(class_i[row])].add(int(half_i[row]), plain, numerator, weight)
-            if observer is not None:
-                observer(len(index))
+            bar.advance(len(index))
     return tuple(made.finish(number, radius_px) for number, made in sums.items())
 
 
@@ -242,6 +244,12 @@ class _Sums:
         k = np.maximum(k_s, 1e-30)[np.minimum(shell, box // 2)]
         spectrum = np.where(inside, numerator / (weight + k), 0)
         return inverse_fourier_transform_2d(spectrum.astype(np.complex64), box)
+
+
+def average_folder(path: str | Path) -> OutputFolder:
+    """Folder of averages: images, figures and tables, also those of an earlier run's classes."""
+    tables = sorted(table.name for table in Path(path).glob("ssnr_class*.tsv"))
+    return OutputFolder(Path(path), "average", (*_FILES, *tables))
 
 
 def write_averages(

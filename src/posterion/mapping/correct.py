@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posterion.compute import Workers
+from posterion.compute import NullProgress, Stage, StageProgress, Workers
 from posterion.data.atomic import write_text
 from posterion.data.mrc import read_stack_header, write_stack_batches
-from posterion.data.output_folder import OutputFolder
+from posterion.data.output_folder import OutputFolder, open_folder
 from posterion.data.particles import Particles
 from posterion.data.unusable import usable_images
 from posterion.errors import PosterionError
@@ -101,7 +101,7 @@ def correct(
     output: str | Path,
     correction: Correction,
     threads: int | None = None,
-    observer: Callable[[int], None] | None = None,
+    progress: StageProgress = NullProgress,
 ) -> Particles:
     """Undo the CTF of all images, stack by stack, and write new stacks and particles.star.
 
@@ -116,7 +116,7 @@ def correct(
     output : folder; gets particles.star, stacks/ and, of a Wiener filter with a spectrum, snr.tsv
     correction : how
     threads : None: all cores
-    observer : called with the number of images after each batch
+    progress : shows how far it is
 
     Returns
     -------
@@ -139,23 +139,12 @@ def correct(
     with Workers(threads) as workers:
         if correction.needs_snr:
             correction = replace(correction, snr=measure_snr(particles, workers))
-        keep = _begin(folder, targets.values(), particles, correction)
-        stack_index_i, image_index_i = np.empty(len(particles), np.int32), np.empty(len(particles), np.int64)
-        for new, (stack, target) in enumerate(targets.items()):
-            rows = np.flatnonzero(particles.stack_index_i == stack)
-            rows = rows[np.argsort(particles.image_index_i[rows], kind="stable")]
-            stack_index_i[rows], image_index_i[rows] = new, np.arange(len(rows))
-            _write_stack(particles, rows, target, correction, workers, keep, observer)
-    corrected = replace(
-        _with_new_ctf(particles, correction.how),
-        stack_paths=tuple(path.absolute() for path in targets.values()),
-        stack_names=tuple(str(path) for path in targets.values()),
-        stack_index_i=stack_index_i,
-        image_index_i=image_index_i,
-        contrast_sign_i=None,
-    )
-    corrected.write_star(folder.path / "particles.star", extra_columns=_original_names(particles))
-    folder.finish({"how": correction.how, "k": correction.k, "particles": len(corrected)})
+        with open_folder(folder.path):
+            keep = _begin(folder, targets.values(), particles, correction)
+            with progress("correction", len(particles)) as bar:
+                corrected = _write_stacks(particles, targets, correction, workers, keep, bar)
+            corrected.write_star(folder.path / "particles.star", extra_columns=_original_names(particles))
+            folder.finish({"how": correction.how, "k": correction.k, "particles": len(corrected)})
     return corrected
 
 
@@ -238,6 +227,31 @@ def _begin(
     return False
 
 
+def _write_stacks(
+    particles: Particles,
+    targets: dict[int, Path],
+    correction: Correction,
+    workers: Workers,
+    keep: bool,
+    bar: Stage,
+) -> Particles:
+    """Filter all images, and describe them as they are then."""
+    stack_index_i, image_index_i = np.empty(len(particles), np.int32), np.empty(len(particles), np.int64)
+    for new, (stack, target) in enumerate(targets.items()):
+        rows = np.flatnonzero(particles.stack_index_i == stack)
+        rows = rows[np.argsort(particles.image_index_i[rows], kind="stable")]
+        stack_index_i[rows], image_index_i[rows] = new, np.arange(len(rows))
+        _write_stack(particles, rows, target, correction, workers, keep, bar)
+    return replace(
+        _with_new_ctf(particles, correction.how),
+        stack_paths=tuple(path.absolute() for path in targets.values()),
+        stack_names=tuple(str(path) for path in targets.values()),
+        stack_index_i=stack_index_i,
+        image_index_i=image_index_i,
+        contrast_sign_i=None,
+    )
+
+
 def _write_stack(
     particles: Particles,
     rows: NDArray[np.int64],
@@ -245,13 +259,12 @@ def _write_stack(
     correction: Correction,
     workers: Workers,
     keep: bool,
-    observer: Callable[[int], None] | None,
+    bar: Stage,
 ) -> None:
     """Filter the images of one stack, batch by batch; float16 stays float16, all else becomes float32."""
     box = particles.box_px
-    count = observer if observer is not None else lambda _: None
     if keep and target.exists() and read_stack_header(target).n_images == len(rows):
-        count(len(rows))
+        bar.advance(len(rows))
         return
 
     def corrected(part: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -266,7 +279,7 @@ def _write_stack(
         parts = (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
         for images in workers.map_ordered(corrected, parts):
             yield images
-            count(len(images))
+            bar.advance(len(images))
 
     stack = int(particles.stack_index_i[rows[0]])
     source = read_stack_header(particles.find_stack(stack, int(rows[0])))

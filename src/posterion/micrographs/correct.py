@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from posterion.compute import NullProgress, StageProgress, Workers
 from posterion.data.mrc import write_map
+from posterion.data.output_folder import open_folder
 from posterion.data.table import Table, TextColumn
 from posterion.errors import PosterionError
 from posterion.mapping.correct import NO_CTF, SNR_TABLE, Correction, correction_folder
@@ -94,15 +95,16 @@ def correct_micrographs(
         _correct_file(micrographs, index, correction, jobs[index].products[0])
         return {}
 
-    outcome = process_all(folder, jobs, work, stage="correction", progress=progress, threads=threads)
-    require_one(folder, outcome, f"none of {len(micrographs)} micrographs can be corrected")
-    if correction.snr is not None:
-        correction.snr.write(folder.path / SNR_TABLE)
-    made = {i: job.products[0] for i, job in enumerate(jobs) if outcome.records[i] is not None}
-    _write_star(folder.path / "micrographs.star", micrographs, made, correction.how)
-    folder.finish(
-        {"how": correction.how, "k": correction.k, "micrographs": len(made), "failures": outcome.reasons}
-    )
+    with open_folder(folder.path):
+        outcome = process_all(folder, jobs, work, stage="correction", progress=progress, threads=threads)
+        require_one(folder, outcome, f"none of {len(micrographs)} micrographs can be corrected")
+        if correction.snr is not None:
+            correction.snr.write(folder.path / SNR_TABLE)
+        made = {i: job.products[0] for i, job in enumerate(jobs) if outcome.records[i] is not None}
+        _write_star(folder.path / "micrographs.star", micrographs, made, correction.how)
+        folder.finish(
+            {"how": correction.how, "k": correction.k, "micrographs": len(made), "failures": outcome.reasons}
+        )
     return CorrectedMicrographs(made, folder.path / "micrographs.star", outcome.failures)
 
 

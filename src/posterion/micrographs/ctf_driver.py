@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Any
 
 from posterion.compute import NullProgress, StageProgress
-from posterion.data.output_folder import OutputFolder
+from posterion.data.output_folder import OutputFolder, open_folder
 from posterion.data.particles import Supplement
 from posterion.data.star import write_star
 from posterion.errors import PosterionError
@@ -20,9 +20,9 @@ from posterion.micrographs.ctf_records import CtfRecord, micrograph_columns, pat
 from posterion.micrographs.ctf_rings import MicroscopeOptics
 from posterion.micrographs.micrograph_set import MicrographSet, micrograph_set, write_micrographs
 from posterion.micrographs.reading import read_micrograph
-from posterion.micrographs.streaming import Job, process_all
+from posterion.micrographs.streaming import Job, Outcome, process_all
 
-__all__ = ["CtfRun", "ctf", "ctf_folder"]
+__all__ = ["CtfRun", "ctf"]
 
 _LOG = logging.getLogger("posterion")
 _ALGORITHM = 1  # raised when the same settings give other numbers than before
@@ -52,11 +52,6 @@ class CtfRun:
     def failures(self) -> tuple[str, ...]:
         """Why micrographs have no fit."""
         return tuple(record for record in self.records if isinstance(record, str))
-
-
-def ctf_folder(path: str | Path) -> OutputFolder:
-    """Output folder of `ctf`."""
-    return OutputFolder(Path(path), "ctf", (_TABLE, _PATCHES))
 
 
 def ctf(
@@ -100,7 +95,7 @@ def ctf(
     PosterionError
         Nothing can be begun: no such micrographs, no pixel size, a folder that holds something else.
     """
-    folder, options = ctf_folder(output), options or CtfOptions()
+    folder, options = OutputFolder(Path(output), "ctf", (_TABLE, _PATCHES)), options or CtfOptions()
     micrographs = sources if isinstance(sources, MicrographSet) else micrograph_set(sources, supplement)
     folder.claim([micrographs.star_path])
     fits = _fits(micrographs, folder.path, options, patches)
@@ -117,7 +112,15 @@ def ctf(
         return asdict(record)
 
     jobs = [fit.job(draw is not None) for fit in fits]
-    outcome = process_all(folder, jobs, work, stage="CTF", progress=progress, threads=threads)
+    with open_folder(folder.path):
+        outcome = process_all(folder, jobs, work, stage="CTF", progress=progress, threads=threads)
+        return _finished(folder, micrographs, outcome, options)
+
+
+def _finished(
+    folder: OutputFolder, micrographs: MicrographSet, outcome: Outcome, options: CtfOptions
+) -> CtfRun:
+    """Write the tables and the summary."""
     reasons = iter(failure.reason for failure in outcome.failures)
     records = tuple(next(reasons) if r is None else CtfRecord.from_dict(r) for r in outcome.records)
     fitted = {i: record for i, record in enumerate(records) if isinstance(record, CtfRecord)}
@@ -135,6 +138,7 @@ def ctf(
             "gradient_angstrom_per_angstrom": gradients,
         }
     )
+    _LOG.info("%s of %s micrographs fitted", len(fitted), len(records))
     return CtfRun(micrographs, records, star_path, outcome.resumed)
 
 

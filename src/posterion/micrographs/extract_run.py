@@ -14,7 +14,7 @@ import numpy as np
 
 from posterion.compute import NullProgress, StageProgress
 from posterion.data.mrc import write_stack
-from posterion.data.output_folder import OutputFolder
+from posterion.data.output_folder import OutputFolder, open_folder
 from posterion.data.particles import Supplement
 from posterion.data.star import write_star
 from posterion.data.table import Table, TextColumn
@@ -114,15 +114,16 @@ def extract(
         )
     used = np.unique(source.micrograph_index_i).tolist()
     jobs = _jobs(source, used, folder.path, options)
-    outcome = process_all(
-        folder,
-        jobs,
-        lambda number: _extract_one(source, used[number], jobs[number].products[0], options),
-        stage="extracting",
-        progress=progress,
-        threads=threads,
-    )
-    return _finished(folder, source, used, jobs, outcome, options)
+    with open_folder(folder.path):
+        outcome = process_all(
+            folder,
+            jobs,
+            lambda number: _extract_one(source, used[number], jobs[number].products[0], options),
+            stage="extracting",
+            progress=progress,
+            threads=threads,
+        )
+        return _finished(folder, source, used, jobs, outcome, options)
 
 
 def _jobs(source: CoordinateSet, used: Sequence[int], folder: Path, options: ExtractOptions) -> list[Job]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from posterion.compute import NullProgress, StageProgress
 from posterion.data.mrc import read_map
-from posterion.data.output_folder import OutputFolder
+from posterion.data.output_folder import OutputFolder, open_folder
 from posterion.data.particles import Supplement
 from posterion.data.star import write_star
 from posterion.data.table import TextColumn
@@ -152,8 +152,9 @@ def pick(
         kept = ("threshold", "expected_false", "best_score")
         return {"count": len(picks), **{name: getattr(picks, name) for name in kept}}
 
-    outcome = process_all(folder, jobs, work, stage="picking", progress=progress, threads=threads)
-    return _finished(folder, source, jobs, outcome)
+    with open_folder(folder.path):
+        outcome = process_all(folder, jobs, work, stage="picking", progress=progress, threads=threads)
+        return _finished(folder, source, jobs, outcome)
 
 
 def read_templates(template: Template | None, options: PickOptions) -> TemplateBank:

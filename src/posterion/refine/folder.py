@@ -1,15 +1,13 @@
-"""A run's output folder: whose it is, its log, and that only one process works in it."""
+"""A run's output folder: whether it holds this run, and may be gone on with, or anything else."""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from posterion.data.output_folder import OutputFolder
 from posterion.errors import PosterionError
 from posterion.refine.checkpoint import Checkpoint, load_checkpoint, require_same_run
 
@@ -20,70 +18,13 @@ __all__ = [
     "claim_for_reconstruction",
     "find_checkpoint",
     "finished_summary",
-    "open_folder",
 ]
 
 CHECKPOINT = "checkpoint.h5"
 SUMMARY = "summary.json"
-RESULTS = ("map.mrc", "map_unfiltered.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "fsc.tsv", "particles.star")
-_RUN_LOG = "run.log"
-_LOG = logging.getLogger("posterion")
-
-
-class _RunLog(logging.FileHandler):
-    """The log with times; a disk that is full stops the results, not the log."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, encoding="utf-8")
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
-        """Say nothing."""
-
-
-@contextmanager
-def open_folder(folder: Path) -> Iterator[None]:
-    """Make the folder, keep others out of it, log into its run.log, remove what a killed run left unfinished.
-
-    Raises
-    ------
-    PosterionError
-        If the folder cannot be made or written, or another process works in it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        log = _RunLog(folder / _RUN_LOG)
-    except OSError as error:
-        raise PosterionError(
-            f"{folder}: cannot be written ({error.strerror}); choose another output folder with -o"
-        ) from None
-    level = _LOG.level
-    try:
-        _lock(log, folder)
-        for leftover in folder.glob(".*-unfinished-*"):
-            leftover.unlink(missing_ok=True)
-        _LOG.addHandler(log)
-        if not _LOG.isEnabledFor(logging.INFO):
-            _LOG.setLevel(logging.INFO)
-        yield
-    finally:
-        _LOG.removeHandler(log)
-        _LOG.setLevel(level)
-        log.close()
-
-
-def _lock(log: _RunLog, folder: Path) -> None:
-    """Hold the log's lock until it is closed; the system lets go of it when a process is killed."""
-    if log.stream is None:
-        return
-    try:
-        fcntl.flock(log.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise PosterionError(
-            f"{folder}: another process is working in this folder; wait for it or stop it"
-        ) from None
-    except OSError:  # a file system without locks
-        return
+_PARTICLES = "particles.star"
+RESULTS = ("map.mrc", "map_unfiltered.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "fsc.tsv", _PARTICLES)
+_MORE_OF_RECONSTRUCTION = ("quarantine.txt", "fsc.png", "summary.png", "directions.png")
 
 
 def finished_summary(folder: Path, fingerprint: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -126,24 +67,22 @@ def find_checkpoint(folder: Path, fingerprint: Mapping[str, Any]) -> Checkpoint 
     return None
 
 
-def claim_for_reconstruction(folder: Path) -> None:
+def claim_for_reconstruction(path: Path) -> OutputFolder:
     """Refuse a folder with results that no reconstruction wrote; an earlier reconstruction is replaced.
 
     Raises
     ------
     PosterionError
-        If the folder holds a refinement, or files under the names of results.
+        If the folder holds a refinement, results of another command, or files under the names of ours.
     """
-    if (folder / CHECKPOINT).exists() or (folder / "particles.star").exists():
+    if (path / CHECKPOINT).exists() or (path / _PARTICLES).exists():
         raise PosterionError(
-            f"{folder} holds a refinement or a particle set; choose another output folder with -o"
+            f"{path} holds a refinement or a particle set; choose another output folder with -o"
         )
-    try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        summary = {}
-    if summary.get("command") != "reconstruct":
-        _refuse_foreign_results(folder)
+    results = (*(name for name in RESULTS if name != _PARTICLES), *_MORE_OF_RECONSTRUCTION)
+    folder = OutputFolder(path, "reconstruct", results)
+    folder.claim()
+    return folder
 
 
 def _refuse_foreign_results(folder: Path) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from posterion.data.atomic import write_text
 from posterion.data.mrc import write_map
 from posterion.data.outliers import screened, why_left_out
+from posterion.data.output_folder import OutputFolder
 from posterion.data.particles import Particles, Poses
 from posterion.data.unread import with_text
 from posterion.errors import PosterionError
@@ -155,9 +156,9 @@ def write_quarantine(path: Path, particles: Particles, usable: NDArray[np.bool_]
 
 
 def write_reconstruction(
-    folder: Path, made: Reconstruction, particles: Particles, options: dict[str, Any]
+    folder: OutputFolder, made: Reconstruction, particles: Particles, options: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write the maps, curves and summary.json of a reconstruction from known poses.
+    """Write the maps, curves and summary.json of a reconstruction, in place of an earlier one's.
 
     Returns
     -------
@@ -168,20 +169,20 @@ def write_reconstruction(
     mask = result_mask(made.map, sphere, pixel_size)
     maps = ResultMaps(made.map, made.map_unfiltered, made.half1, made.half2, mask)
     curves, warnings = judge(maps, pixel_size, options["seed"], workers=1)
-    write_maps(folder, maps, curves)
+    folder.begin()
+    write_maps(folder.path, maps, curves)
     usable = np.ones(len(particles), bool)
     usable[made.left_out_i] = False
     summary = {
-        "command": "reconstruct",
         **resolutions(curves),
         "particles": len(particles),
-        "quarantined": list(write_quarantine(folder / "quarantine.txt", screened(particles), usable)),
+        "quarantined": list(write_quarantine(folder.path / "quarantine.txt", screened(particles), usable)),
         **options,
         "peak_memory_bytes": peak_memory_bytes(),
         "warnings": list(warnings),
         "versions": versions(),
     }
-    write_summary(folder / "summary.json", summary)
+    folder.finish(summary)
     return summary
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from posterion.compute import NullProgress, StageProgress, Workers
 from posterion.data.mrc import write_map
+from posterion.data.output_folder import open_folder
 from posterion.data.particles import Particles
 from posterion.data.unusable import UNUSABLE
 from posterion.errors import PosterionError
@@ -20,7 +21,7 @@ from posterion.mapping.fsc import FscCurves, read_fsc
 from posterion.refine.auto_refine import MapSet, step
 from posterion.refine.checkpoint import Checkpoint, save_checkpoint
 from posterion.refine.context import RefineContext
-from posterion.refine.folder import CHECKPOINT, SUMMARY, find_checkpoint, finished_summary, open_folder
+from posterion.refine.folder import CHECKPOINT, SUMMARY, find_checkpoint, finished_summary
 from posterion.refine.forecast import forecast, memory_available_bytes, seconds_left
 from posterion.refine.inputs import Inputs, prepare
 from posterion.refine.options import RefineOptions, Sources, write_config
