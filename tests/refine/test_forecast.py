@@ -167,6 +167,8 @@ def test_broad_posteriors_add_batches_in_small_boxes_and_not_for_best_poses() ->
         maps = (220 + 130 * ("point_group" in changed) - 128) * 128**3
         more = max(100e6 * (threads + 4) - maps, 0)
         assert said.broad_memory_bytes - said.memory_bytes == pytest.approx(more)
+    small = forecast(10_000, 64, CONFIG, 4)
+    assert small.broad_memory_bytes - small.memory_bytes == pytest.approx(25e6 * 8 - (220 - 128) * 64**3)
     for box, method in ((256, "em"), (128, "projection-matching")):
         same = forecast(10_000, box, replace(CONFIG, method=method), 8)  # type: ignore[arg-type]
         assert same.broad_memory_bytes == same.memory_bytes
