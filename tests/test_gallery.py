@@ -12,9 +12,12 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 import posterion
+from posterion.mapping.fsc import fourier_shell_correlation
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -112,6 +115,16 @@ def test_random_numbers_have_a_seed(page: Path) -> None:
             assert call.args, "default_rng without a seed"
         if name in ("SimulationOptions", "simulate_micrograph"):
             assert "seed" in {keyword.arg for keyword in call.keywords}
+
+
+def test_the_page_on_em_ends_near_the_truth() -> None:
+    """It prints whether the height never fell, which no build of the site reads."""
+    names = runpy.run_path(str(DOCS / "gallery" / "plot_09_likelihood_and_em.py"))
+    plt.close("all")
+    assert (np.diff(names["objective"]) > 0).all()
+    assert names["orientations"][0] > 20 > 3 > names["orientations"][-1]
+    first, last = (fourier_shell_correlation(names["maps"][i], names["truth"])[3:8].mean() for i in (0, -1))
+    assert last > max(first, 0.7)
 
 
 def test_site_has_every_page() -> None:

@@ -37,6 +37,7 @@ from posterion.inference.expectation import expect_batch
 from posterion.inference.images import NoiseModel, prepare_images
 from posterion.inference.priors import PosePrior
 from posterion.inference.search import Level, SearchPlan
+from posterion.inference.slice_sums import insert_slices
 from posterion.mapping.fsc import fourier_shell_correlation, shell_frequencies
 from posterion.mapping.masks import low_pass
 from posterion.mapping.reconstruct import HalfSums
@@ -83,7 +84,7 @@ regularisation = None
 for _ in range(10):
     part = expect_batch(batch, volume, plan, SharedGrid.of(volume, plan), previous=None)  # E-step
     accumulator = Accumulator(box, radius)
-    accumulator.insert(part.insert_matrices, batch.pixels, part.numerator_mp, part.weight_mp)
+    insert_slices(part.sums, accumulator, batch.pixels)
     with Workers(2) as workers:
         sums = HalfSums.from_accumulator(accumulator, "C1", workers)
     if regularisation is None:
