@@ -41,10 +41,10 @@ def test_weight_stays_and_noise_hardly_grows(rotations: int, spread: float, seed
     assert after.sum() == pytest.approx(1, abs=1e-5)
     assert len(after) <= len(before)
     assert np.isin(found.rotation_r, posterior.rotation_r).all()
-    # Over all starts of the comb the mean is below the bound; a single one is within what one tooth weighs.
+    # On average over where the comb starts; a single draw may add up to twice as much.
     several = [thinned(posterior, index, added).weight_rt.sum(axis=1, dtype=float) for index in range(64)]
-    squares = np.mean([np.sum(weight**2) for weight in several])
-    assert squares <= (1 + added) * np.sum(before**2) * (1 + 0.02)
+    grown = np.mean([np.sum(weight**2) for weight in several]) / np.sum(before**2) - 1
+    assert grown <= 1.05 * added + 1e-6
 
 
 @sets
@@ -71,7 +71,13 @@ def test_right_on_average_over_particles() -> None:
     posterior, particles = broad(200, 8.0, 1), 4000
     mean = sum(weight_of_all(thinned(posterior, i, 0.05), 200) for i in range(particles)) / particles
     assert len(thinned(posterior, 0, 0.05).rotation_r) < 100
-    np.testing.assert_allclose(mean, posterior.weight_rt, atol=5e-4 * posterior.weight_rt.max())
+    tooth = thinned(posterior, 0, 0.05).weight_rt.sum(axis=1).min()
+    np.testing.assert_allclose(mean, posterior.weight_rt, atol=0.01 * tooth)
+    gamma_r = posterior.weight_rt.sum(axis=1, dtype=float)
+    light = gamma_r < np.quantile(gamma_r, 0.6)
+    assert mean[light].sum() == pytest.approx(gamma_r[light].sum(), rel=0.01), (
+        "the light ones have their turns"
+    )
 
 
 def test_shifts_of_a_rotation_keep_their_shares() -> None:

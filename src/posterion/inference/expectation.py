@@ -139,8 +139,8 @@ def expect_batch(
         counts.append(support.counts)
         own, kept = grid_terms(levels[-1], row, support, mass, plan.log_rotation_cell)
         terms.append(own)
-        few = thinned(kept, int(batch.index_i[row]), plan.added_noise)
-        sums.append(grid_slices(batch, row, few, support))
+        inserted = thinned(kept, int(batch.index_i[row]), plan.added_noise)
+        sums.append(grid_slices(batch, row, inserted, support))
     collected = _collect(batch, usable, terms, levels[-1], plan)
     return replace(
         collected,

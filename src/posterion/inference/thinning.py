@@ -19,9 +19,9 @@ def thinned(posterior: Posterior, index: int, added: float) -> Posterior:
     Tails of broad posteriors hold little weight on many rotations, each of which costs a slice. Those that
     hold ``W`` together are replaced by ``K = ceil(W / c)`` of them, ``W / K`` each, drawn at equal distances
     along their cumulated weight in the order of the grid, where all are below ``c = added S / W``,
-    ``S = sum_r Gamma_r^2``. Sums over rotations expect what they were and weigh the same in total; the sum of
-    squares, to which the variance of the noise in a map is proportional, grows by less than ``c W = added S``
-    (docs/theory.md 5).
+    ``S = sum_r Gamma_r^2``; the heaviest may be drawn twice. Over where the first is drawn, the sums over
+    rotations expect what they were, and the sum of squares, to which the variance of the noise in a map is
+    proportional, grows by less than ``c W = added S`` on average; the total weight stays (docs/theory.md 5).
 
     Parameters
     ----------

@@ -192,17 +192,18 @@ def _batch_size(
 ) -> int:
     """Images per batch: bounded memory for scores and what is inserted; no function of the threads.
 
-    Until it is inserted an image is kept at its shifts, or as its slices where these are fewer: see
-    `SliceSums`. How many slices is guessed from how broad posteriors were in the iteration before.
+    Until it is inserted an image is kept at those shifts of the last level that have any weight, or as its
+    slices where these are fewer: see `SliceSums`. How many slices is guessed from how broad posteriors were
+    in the iteration before.
     """
     if isinstance(shared, PolarReference):
         return int(np.clip(_BATCH_BYTES / shared.image_bytes, 1, _BATCH_BY_HARMONICS))
-    shifts = len(shift_lattice(plan.shift_range_px, plan.levels[0].shift_step_px))
+    first, last = (len(shift_lattice(plan.shift_range_px, plan.levels[i].shift_step_px)) for i in (0, -1))
     on_grid = shared is not None and len(plan.levels) == 1
     slices = max(_FEWEST_SLICES, _SLICES_PER_EFFECTIVE * support_share * plan.cell_count)
-    size = _BATCH_BYTES / (8 * collected * (shifts if on_grid else min(slices, shifts)))
+    size = _BATCH_BYTES / (8 * collected * (last if on_grid else min(slices, last)))
     if shared is not None:
-        size = min(size, _BATCH_BYTES / (4 * shifts * len(shared.cell)))
+        size = min(size, _BATCH_BYTES / (4 * first * len(shared.cell)))
     return int(np.clip(size, 1, _BATCH))
 
 

@@ -15,7 +15,6 @@ __all__ = [
     "ChosenLevels",
     "SearchGeometry",
     "SearchState",
-    "cells_of_order",
     "fits_harmonics",
     "local_radius_deg",
     "search_levels",
@@ -114,7 +113,7 @@ def search_levels(
     while last < _FINEST_ORDER and _resolved(last, geometry) < search.fineness * radius:
         last += 1
     # A posterior that covers hundreds of cells gains nothing from smaller ones.
-    covered = search.support_share * cells_of_order(last, group_order)
+    covered = search.support_share * _cells_of_order(last, group_order)
     while last > _WHERE_BREADTH_COUNTS and covered > _MOST_COVERED:
         last, covered = last - 1, covered / 8
     harmonics = harmonics and search.support_share > _DENSE_SHARE
@@ -143,7 +142,7 @@ def _resolved(order: int, geometry: SearchGeometry) -> float:
     return band_of_order(order, geometry.box, geometry.diameter_px)
 
 
-def cells_of_order(order: int, group_order: int) -> float:
+def _cells_of_order(order: int, group_order: int) -> float:
     """Count the different rotations of a grid."""
     return float(72 * 8**order / group_order)
 
@@ -160,7 +159,7 @@ def fits_harmonics(order: int, geometry: SearchGeometry) -> bool:
     """
     directions = 12 * 4**order / geometry.group_order
     sums_bytes = 12 * 2 * geometry.collected * np.pi * geometry.collected * directions
-    few_enough = cells_of_order(order, geometry.group_order) <= _CELLS_BY_HARMONICS
+    few_enough = _cells_of_order(order, geometry.group_order) <= _CELLS_BY_HARMONICS
     return bool(order >= _FINE_ORDER and few_enough and sums_bytes <= geometry.box * 2**20)
 
 
@@ -171,7 +170,7 @@ def _shared_order(last: int, geometry: SearchGeometry, search: SearchState, cell
     collected: where these are many, lists of what survives coarser levels cost less time and memory.
     """
     pixels = np.pi / 2 * max(geometry.radius, geometry.collected) ** 2
-    bytes_of_last = cells_of_order(last, geometry.group_order) * pixels * 12
+    bytes_of_last = _cells_of_order(last, geometry.group_order) * pixels * 12
     if search.support_share > _DENSE_SHARE and bytes_of_last < _DENSE_BYTES:
         return last
     return int(np.log2(cells * geometry.group_order / 72) / 3)
