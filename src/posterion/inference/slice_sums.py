@@ -22,7 +22,7 @@ from posterion.physics.shifts import shifted
 __all__ = ["SliceSums", "insert_slices"]
 
 _BLOCK_BYTES = 2**25
-_PIXELS_AT_A_TIME = 2048
+_PIXELS_AT_A_TIME = 512
 
 
 @dataclass(frozen=True)
