@@ -72,5 +72,5 @@ def test_the_folder_of_another_command_gets_no_log(micrograph: Path, tmp_path: P
     (tmp_path / "summary.json").write_text('{"command": "pick"}')
     result = CliRunner().invoke(app, ["ctf", str(micrograph), "-o", str(tmp_path)])
     assert isinstance(result.exception, PosterionError)
-    assert "something else than 'posterion ctf'" in str(result.exception)
+    assert "not of 'posterion ctf'" in str(result.exception)
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]

@@ -154,7 +154,7 @@ def test_the_folder_of_another_run_is_left_alone(star: Path, tmp_path: Path) -> 
         correct_micrographs(micrograph_set([out / "micrographs.star"]), out, Correction("wiener", k=0.1))
     (out / "summary.json").write_text('{"command": "ctf"}')
     before = (out / "micrographs.star").read_bytes()
-    with pytest.raises(PosterionError, match="something else than 'posterion correct' of micrographs"):
+    with pytest.raises(PosterionError, match="not of 'posterion correct' of micrographs"):
         correct_micrographs(source, out, Correction("phase-flip"))
     assert (out / "micrographs.star").read_bytes() == before
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from posterion.data.mrc import write_map
 from posterion.data.output_folder import open_folder
@@ -177,7 +178,7 @@ def test_a_fit_that_fails_leaves_no_table_and_no_picture(micrographs: Path, tmp_
 
 def test_a_folder_of_something_else_is_left_alone(micrographs: Path, tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text('{"command": "refine"}')
-    with pytest.raises(PosterionError, match="holds results of something else"):
+    with pytest.raises(PosterionError, match=r"holds results of 'posterion refine'"):
         ctf([micrographs / "a.mrc"], tmp_path)
     (tmp_path / "summary.json").unlink()
     (tmp_path / "micrographs.star").write_text("data_micrographs\n")
@@ -190,3 +191,22 @@ def test_one_process_at_a_time(micrographs: Path, tmp_path: Path) -> None:
     with open_folder(tmp_path / "out"), pytest.raises(PosterionError, match="another process is working"):
         ctf([micrographs / "a.mrc"], tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_without_pictures_none_of_the_users_is_removed(micrographs: Path, tmp_path: Path) -> None:
+    """Nor a micrograph that lies under a picture's name."""
+    out = tmp_path / "out"
+    source = out / "diagnostics" / "a.png"
+    source.parent.mkdir(parents=True)
+    values = simulate_micrograph((600, 600), OPTICS, TRUTH["a"], CARBON, seed=1)
+    grey = np.clip(128 + 30 * (values - values.mean()) / values.std(), 0, 255).astype(np.uint8)
+    Image.fromarray(grey).save(source)
+    before = source.read_bytes()
+    run = ctf([source], out, supplement=Supplement(pixel_size_angstrom=1.8), threads=1)
+    assert not run.failures
+    run = ctf([micrographs / "a.mrc"], out, threads=1)
+    assert not run.failures
+    assert source.read_bytes() == before
+    with pytest.raises(PosterionError, match=r"a.png is there already"):
+        ctf([micrographs / "a.mrc"], out, threads=1, draw=drawn_figure)
+    assert source.read_bytes() == before

@@ -156,6 +156,25 @@ def test_its_own_table_is_not_read_and_replaced(folder: Path) -> None:
     assert left == ["run.log", "summary.json"]
 
 
+def test_micrographs_on_a_disk_that_is_away_keep_their_particles(folder: Path) -> None:
+    made = extract([folder / "picks.star"], folder / "out", OPTIONS)
+    before = made.particles_path.read_bytes()
+    for name in ("a", "b"):
+        (folder / f"{name}.mrc").rename(folder / f"{name}.away")
+    with pytest.raises(
+        PosterionError, match=r"none of 2 micrographs can be opened; the first: .*a.mrc cannot"
+    ):
+        extract([folder / "picks.star"], folder / "out", OPTIONS)
+    assert made.particles_path.read_bytes() == before
+    (folder / "b.away").rename(folder / "b.mrc")
+    result = extract([folder / "picks.star"], folder / "out", OPTIONS)
+    assert (result.count, [failure.name for failure in result.failures]) == (2, ["a.mrc"])
+    (folder / "a.away").rename(folder / "a.mrc")
+    again = extract([folder / "picks.star"], folder / "out", OPTIONS)
+    assert (again.count, again.resumed) == (3, 2)
+    assert made.particles_path.read_bytes() == before
+
+
 def test_one_process_at_a_time(folder: Path) -> None:
     with open_folder(folder / "out"), pytest.raises(PosterionError, match="another process is working"):
         extract([folder / "picks.star"], folder / "out", OPTIONS)

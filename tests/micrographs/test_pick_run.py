@@ -105,6 +105,15 @@ def test_boxes_of_others_stay(folder: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["m2.box"]
 
 
+def test_boxes_made_by_hand_stay_in_a_folder_of_ours(folder: Path, tmp_path: Path) -> None:
+    made = pick([folder / "m1.mrc"], tmp_path, OPTIONS, threads=1)
+    (tmp_path / "m2.box").write_text("1 2 3 3\n")
+    with pytest.raises(PosterionError, match=r"m2.box is there already"):
+        pick([folder / "m1.mrc", folder / "m2.mrc"], tmp_path, OPTIONS, threads=1)
+    assert (tmp_path / "m2.box").read_text() == "1 2 3 3\n"
+    assert made.picks_path.exists()
+
+
 def test_no_particles(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     noise = np.random.default_rng(1).standard_normal((1, 200, 200)).astype(np.float32)
     write_map(tmp_path / "noise.mrc", noise, 4.0)

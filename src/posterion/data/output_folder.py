@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ from typing import Any
 from posterion.data.atomic import write_text
 from posterion.errors import PosterionError
 
-__all__ = ["OutputFolder", "open_folder"]
+__all__ = ["OutputFolder", "open_folder", "remove_files"]
 
 _SUMMARY = "summary.json"
 _RUN_LOG = "run.log"
+_UNFINISHED = ".[0-9]*-unfinished-*"  # names of `posterion.data.atomic`
+_MOST_TRIES = 100
 _LOG = logging.getLogger("posterion")
 
 
@@ -34,19 +37,21 @@ class OutputFolder:
     command : that writes to it
     results : files that join all that a run has done; only a run that came to its end leaves them
     of : what the command works on, where there are several kinds
+    earlier_record : file in which versions that wrote no summary.json said whose the folder is, if any did
     """
 
     path: Path
     command: str
     results: tuple[str, ...]
     of: str = ""
+    earlier_record: str = ""
 
     def claim(self, inputs: Iterable[Path | None] = ()) -> None:
         """See that nothing would be lost; writes nothing.
 
         Parameters
         ----------
-        inputs : tables that the run reads
+        inputs : files that the run reads
 
         Raises
         ------
@@ -58,7 +63,7 @@ class OutputFolder:
         for name in self.results:
             if (self.path / name).resolve() in read:
                 raise self._refused(f"{self.path / name} is read by this run, which would replace it")
-        if self._is_ours():
+        if self.is_ours():
             return
         self._refuse_files(self.path / name for name in self.results)
 
@@ -67,50 +72,99 @@ class OutputFolder:
 
         Parameters
         ----------
-        products : files to be written that no earlier run is known to have written
+        products : files to be written that no record of an earlier run names
 
         Raises
         ------
         PosterionError
-            As `claim`, and where products are in a folder that was not ours.
+            As `claim`, where one of the products is there, in whatever folder, or a result cannot be removed.
         """
         self.claim()
-        if not self._is_ours():
-            self._refuse_files(products)
+        self._refuse_files(products)
         self.finish({})
-        for name in self.results:
-            (self.path / name).unlink(missing_ok=True)
+        remove_files(self.path / name for name in self.results)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json: whose the folder is, and what is said of the run."""
-        owner = {"command": self.command} | ({"of": self.of} if self.of else {})
-        write_text(self.path / _SUMMARY, json.dumps({**owner, **summary}, indent=1) + "\n")
+        write_text(self.path / _SUMMARY, json.dumps({**self.owner, **summary}, indent=1) + "\n")
 
-    def _is_ours(self) -> bool:
+    @property
+    def owner(self) -> dict[str, str]:
+        """Whose the folder is, as summary.json and the records of single files say it."""
+        return {"command": self.command} | ({"of": self.of} if self.of else {})
+
+    def is_ours(self) -> bool:
         """Whether a run of ours has begun here; raises where one of something else has."""
+        summary = self.path / _SUMMARY
         try:
-            there = json.loads((self.path / _SUMMARY).read_text(encoding="utf-8"))
+            said = _owner(summary)
         except FileNotFoundError:
-            return False
+            return self._is_of_an_earlier_version()
         except NotADirectoryError:
-            raise self._refused(f"{self.path} is a file") from None
-        except (OSError, ValueError):
-            there = None
-        said = (there.get("command"), there.get("of", "")) if isinstance(there, dict) else None
+            places = (self.path, *self.path.parents)
+            file = next((place for place in places if place.exists() and not place.is_dir()), self.path)
+            raise self._refused(f"{file} is a file") from None
+        except OSError as error:
+            raise self._refused(f"{summary} cannot be read ({error.strerror})") from None
+        if said is None:
+            raise self._refused(f"{summary} does not say which command's results are there")
         if said != (self.command, self.of):
-            kind = f" of {self.of}" if self.of else ""
             raise self._refused(
-                f"{self.path} holds results of something else than 'posterion {self.command}'{kind}"
+                f"{self.path} holds results of {_in_words(*said)} (its {_SUMMARY}), "
+                f"not of {_in_words(self.command, self.of)}"
             )
         return True
 
+    def _is_of_an_earlier_version(self) -> bool:
+        if not self.earlier_record:
+            return False
+        try:
+            return _owner(self.path / self.earlier_record) == (self.command, "")
+        except OSError:
+            return False
+
     def _refuse_files(self, files: Iterable[Path]) -> None:
         for file in files:
-            if file.exists():
-                raise self._refused(f"{file} is there already, and no earlier run of this command wrote it")
+            if os.path.lexists(file):
+                raise self._refused(
+                    f"{file} is there already, and no 'posterion {self.command}' of this version wrote it"
+                )
 
     def _refused(self, why: str) -> PosterionError:
-        return PosterionError(f"{why}; choose another folder with -o")
+        return PosterionError(f"{why}; move it away, or give another output folder")
+
+
+def _owner(path: Path) -> tuple[str, str] | None:
+    """Command, and of what, that a JSON file says it is of; None where it does not say."""
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        command, of = there["command"], there.get("of", "")
+    except (ValueError, KeyError, TypeError):
+        return None
+    return (command, of) if isinstance(command, str) and isinstance(of, str) else None
+
+
+def _in_words(command: str, of: str) -> str:
+    return f"'posterion {command}'" + (f" of {of}" if of else "")
+
+
+def remove_files(files: Iterable[Path]) -> None:
+    """Remove files, as far as they are there.
+
+    Raises
+    ------
+    PosterionError
+        Where one cannot be removed: it is a folder, or another user's.
+    """
+    for file in files:
+        try:
+            file.unlink(missing_ok=True)
+        except NotADirectoryError:  # a part of its path is a file, so that it is not there
+            continue
+        except OSError as error:
+            raise PosterionError(
+                f"{file} cannot be removed ({error.strerror}); move it away, or give another output folder"
+            ) from None
 
 
 class _RunLog(logging.FileHandler):
@@ -119,6 +173,11 @@ class _RunLog(logging.FileHandler):
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8")
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+
+    def fileno(self) -> int:
+        """Give the number of the open file."""
+        assert self.stream is not None, "opened at once"
+        return self.stream.fileno()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         """Say nothing."""
@@ -137,16 +196,14 @@ def open_folder(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        log = _RunLog(folder / _RUN_LOG)
+        log = _locked_log(folder)
     except OSError as error:
         raise PosterionError(
-            f"{folder}: cannot be written ({error.strerror}); choose another output folder with -o"
+            f"{folder}: cannot be written ({error.strerror}); give another output folder"
         ) from None
     level = _LOG.level
     try:
-        _lock(log, folder)
-        for leftover in folder.glob(".*-unfinished-*"):
-            leftover.unlink(missing_ok=True)
+        _remove_unfinished(folder)
         _LOG.addHandler(log)
         if not _LOG.isEnabledFor(logging.INFO):
             _LOG.setLevel(logging.INFO)
@@ -160,21 +217,48 @@ def open_folder(folder: Path) -> Iterator[None]:
         log.close()
 
 
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what killed runs left, also in folders of products, but not in another command's in between."""
+    inside = [path for path in folder.iterdir() if path.is_dir()]
+    ours = [path for path in inside if not any((path / name).exists() for name in (_RUN_LOG, _SUMMARY))]
+    for place in (folder, *ours):
+        for leftover in place.glob(_UNFINISHED):
+            with suppress(OSError):
+                leftover.unlink()
+
+
 def _remove_if_empty(path: Path) -> None:
     with suppress(OSError):
         if not path.stat().st_size:
             path.unlink()
 
 
-def _lock(log: _RunLog, folder: Path) -> None:
-    """Hold the log's lock until it is closed; the system lets go of it when a process is killed."""
-    if log.stream is None:
-        return
+def _locked_log(folder: Path) -> _RunLog:
+    """Open the log and hold its lock until it is closed; the system lets go when a process is killed."""
+    path = folder / _RUN_LOG
+    for _ in range(_MOST_TRIES):
+        log = _RunLog(path)
+        if not _lock(log):
+            log.close()
+            break
+        if _is_open_as(path, log):
+            return log
+        log.close()  # removed by its process before we had the lock: the next one would lock a new file
+    raise PosterionError(f"{folder}: another process is working in this folder; wait for it or stop it")
+
+
+def _lock(log: _RunLog) -> bool:
     try:
-        fcntl.flock(log.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(log.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise PosterionError(
-            f"{folder}: another process is working in this folder; wait for it or stop it"
-        ) from None
+        return False
     except OSError:  # a file system without locks
-        return
+        return True
+    return True
+
+
+def _is_open_as(path: Path, log: _RunLog) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(log.fileno()))
+    except FileNotFoundError:
+        return False

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from posterion.compute import NullProgress, Stage, StageProgress, Workers
 from posterion.data.atomic import write_text
 from posterion.data.mrc import read_stack_header, write_stack_batches
-from posterion.data.output_folder import OutputFolder, open_folder
+from posterion.data.output_folder import OutputFolder, open_folder, remove_files
 from posterion.data.particles import Particles
 from posterion.data.unusable import usable_images
 from posterion.errors import PosterionError
@@ -29,15 +30,36 @@ from posterion.physics.ctf_correction import (
     wiener_filter,
 )
 
-__all__ = ["METHODS", "Correction", "correct", "correction_folder", "measure_snr"]
+__all__ = [
+    "METHODS",
+    "NO_CTF",
+    "SNR_TABLE",
+    "Correction",
+    "correct",
+    "correction_folder",
+    "measure_snr",
+]
 
 METHODS = ("phase-flip", "wiener")
 _LOG = logging.getLogger("posterion")
 _BATCH = 64
 _SAMPLE = 2000
+_ALGORITHM = 1  # raised when the same record gives other images than before
 _RECORD = "correction.json"
 SNR_TABLE = "snr.tsv"
 _ORIGINAL = "rlnImageOriginalName"
+_OF_IMAGES = (
+    "stack_index_i",
+    "image_index_i",
+    "contrast_sign_i",
+    "optics_index_i",
+    "defocus_u_angstrom_i",
+    "defocus_v_angstrom_i",
+    "defocus_angle_deg_i",
+    "phase_shift_deg_i",
+    "ctf_bfactor_i",
+    "ctf_scale_i",
+)
 NO_CTF = {"spherical_aberration_mm": 0.0, "amplitude_contrast": 1.0, "phase_flipped": False}
 """Optics that, with a defocus of 0, describe a CTF of 1 everywhere: of images whose CTF is undone."""
 
@@ -72,6 +94,19 @@ class Correction:
         """Whether the SNR has to be measured first."""
         return self.how == "wiener" and self.k is None and self.snr is None
 
+    @property
+    def snr_path(self) -> Path | None:
+        """File that a given spectrum was read from, which no run may replace."""
+        return None if self.snr is None else self.snr.path
+
+    def describe(self) -> dict[str, Any]:
+        """Give all that a record has to say of it."""
+        described: dict[str, Any] = {"algorithm": _ALGORITHM, "how": self.how, "k": self.k}
+        if self.snr is not None:
+            described["frequency_per_angstrom"] = self.snr.frequency_s.tolist()
+            described["snr"] = self.snr.snr_s.tolist()
+        return described
+
     def filter_of(self, ctf: NDArray[np.float32], frequency: NDArray[np.float64]) -> NDArray[np.float32]:
         """Filter at the pixels of CTFs, (..., P) and their radial frequencies (P,), 1/Angstrom."""
         if self.how == "phase-flip":
@@ -83,17 +118,16 @@ class Correction:
         return wiener_filter(ctf, 1 / self.snr.at(frequency))
 
 
-def correction_folder(path: str | Path, correction: Correction, of: str) -> OutputFolder:
+def correction_folder(path: str | Path, of: str) -> OutputFolder:
     """Folder of corrected images: STAR file, spectrum and figures are one run's.
 
     Parameters
     ----------
     path : of the folder
-    correction : as the user asked for it; a spectrum of the user's may lie in the folder
     of : ``particles`` or ``micrographs``
     """
-    spectrum = () if correction.snr is not None else (SNR_TABLE,)
-    return OutputFolder(Path(path), "correct", (f"{of}.star", "correction.png", "snr.png", *spectrum), of)
+    results = (f"{of}.star", "correction.png", "snr.png", SNR_TABLE)
+    return OutputFolder(Path(path), "correct", results, of, _RECORD if of == "particles" else "")
 
 
 def correct(
@@ -108,7 +142,7 @@ def correct(
     Phase-flipped sets carry ``rlnCtfDataArePhaseFlipped 1`` in their optics groups: what is left of the CTF
     is its absolute value. In Wiener-filtered sets nothing is left to correct, so their columns describe a
     CTF of 1: defocus 0, Cs 0, amplitude contrast 1. ``rlnImageOriginalName`` leads back to the source.
-    A stack that an earlier, stopped call with the same inputs has written is kept.
+    A stack that an earlier, stopped call with the same images, CTFs and correction has written is kept.
 
     Parameters
     ----------
@@ -125,11 +159,12 @@ def correct(
     Raises
     ------
     PosterionError
-        When the images are phase flipped already, the SNR cannot be measured, or files cannot be written.
+        When the images are phase flipped already, the SNR cannot be measured, files cannot be written, or
+        some that no such run wrote, or that this one reads, would be replaced.
     """
-    folder = correction_folder(output, correction, "particles")
+    folder = correction_folder(output, "particles")
     source = particles.table.path if particles.table is not None else None
-    folder.claim([source])
+    folder.claim([source, correction.snr_path])
     if correction.how == "phase-flip" and any(group.phase_flipped for group in particles.optics):
         raise PosterionError(
             f"{particles.place(0)}: the images are phase flipped already (rlnCtfDataArePhaseFlipped in their "
@@ -140,7 +175,7 @@ def correct(
         if correction.needs_snr:
             correction = replace(correction, snr=measure_snr(particles, workers))
         with open_folder(folder.path):
-            keep = _begin(folder, targets.values(), particles, correction)
+            keep = _begin(folder, targets, particles, correction)
             with progress("correction", len(particles)) as bar:
                 corrected = _write_stacks(particles, targets, correction, workers, keep, bar)
             corrected.write_star(folder.path / "particles.star", extra_columns=_original_names(particles))
@@ -195,36 +230,58 @@ def _targets(particles: Particles, folder: Path) -> dict[int, Path]:
             number += 1
             target = folder / f"{path.stem}_{number}.mrcs"
         if target.resolve() in sources:
-            raise PosterionError(f"{target} is a stack to be corrected; choose another folder with -o")
+            raise PosterionError(f"{target} is a stack to be corrected; give another output folder")
         targets[stack] = target
     return targets
 
 
 def _begin(
-    folder: OutputFolder, targets: Collection[Path], particles: Particles, correction: Correction
+    folder: OutputFolder, targets: Mapping[int, Path], particles: Particles, correction: Correction
 ) -> bool:
-    """Record what the folder is made from; whether stacks that are there are of the same making."""
-    folder.begin(targets)
-    source = particles.table.path if particles.table is not None else None
-    stacks = [path.stat() for path in particles.stack_paths if path.exists()]
-    record: dict[str, Any] = {
-        "command": "correct",
-        "how": correction.how,
-        "k": correction.k,
-        "snr": None if correction.snr is None else correction.snr.snr_s.tolist(),
-        "particles": str(source and source.absolute()),
-        "particles_modified_ns": source.stat().st_mtime_ns if source is not None else 0,
-        "stacks": [[stat.st_size, stat.st_mtime_ns] for stat in stacks],
-    }
-    path, text = folder.path / _RECORD, json.dumps(record, indent=1) + "\n"
+    """Record what the folder is made from, and its stacks; whether those there are of the same making."""
+    path = folder.path / _RECORD
+    names = {target: target.relative_to(folder.path).as_posix() for target in targets.values()}
+    there = _read_record(path)
+    if there is None:
+        ours = set[str]()
+        folder.begin([path, *names])
+    else:  # earlier versions listed none: all of these names were theirs
+        ours = set(there.get("files", names.values()))
+        folder.begin(target for target, name in names.items() if name not in ours)
     if correction.snr is not None:
         correction.snr.write(folder.path / SNR_TABLE)
-    if path.exists() and path.read_text(encoding="utf-8") == text:
-        return source is not None
-    for target in targets:  # of another making, which the new record would claim
-        target.unlink(missing_ok=True)
-    write_text(path, text)
+    made_from = {**correction.describe(), **_images_of(particles, targets)}
+    if there is not None and there.get("made_from") == json.loads(json.dumps(made_from)):
+        return True
+    remove_files(names)  # of another making, which the new record would claim
+    files = sorted({*names.values(), *(name for name in ours if (folder.path / name).exists())})
+    record = {"command": folder.command, "files": files, "made_from": made_from}
+    write_text(path, json.dumps(record, indent=1) + "\n")
     return False
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """Record of an earlier run; None where there is none, or a file of something else."""
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return there if isinstance(there, dict) and there.get("command") == "correct" else None
+
+
+def _images_of(particles: Particles, targets: Mapping[int, Path]) -> dict[str, Any]:
+    """Say which images the stacks are made from, and what their CTFs are: states of files, and a digest."""
+    stacks = []
+    for stack in targets:
+        path = particles.stack_paths[stack]
+        state = path.stat() if path.exists() else None
+        stacks.append([str(path.absolute()), *((state.st_size, state.st_mtime_ns) if state else ())])
+    digest = hashlib.sha256(json.dumps([asdict(group) for group in particles.optics]).encode())
+    for name in _OF_IMAGES:
+        column = getattr(particles, name)
+        digest.update(f"{name} {None if column is None else column.dtype}".encode())
+        digest.update(b"" if column is None else np.ascontiguousarray(column).tobytes())
+    return {"stacks": stacks, "images": digest.hexdigest()}
 
 
 def _write_stacks(

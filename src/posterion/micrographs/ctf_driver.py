@@ -102,8 +102,6 @@ def ctf(
     drawing = Lock()
 
     def work(index: int) -> dict[str, Any]:
-        if draw is None:
-            fits[index].figure_path.unlink(missing_ok=True)  # of other settings
         record, estimate = _estimated(fits[index])
         _tell_if_poor(fits[index], record)
         if draw is not None:
@@ -161,8 +159,9 @@ class _Fit:
             "options": asdict(self.options),
             "patches": self.patches,
         }
-        products = (self.figure_path,) if with_figure else ()
-        return Job(str(self.path), self.path, settings, self.record_path, products)
+        figure = (self.figure_path,)
+        products, stale = (figure, ()) if with_figure else ((), figure)
+        return Job(str(self.path), self.path, settings, self.record_path, products, stale)
 
 
 def _fits(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from posterion.compute import NullProgress, StageProgress, Workers
 from posterion.data.atomic import write_text
-from posterion.data.output_folder import OutputFolder
+from posterion.data.output_folder import OutputFolder, remove_files
 from posterion.errors import PosterionError
 from posterion.micrographs.micrograph_set import MicrographSet
 
@@ -48,8 +50,9 @@ class Job:
     name : as the user knows it
     source : its file
     settings : all that its results depend on but the state of its file
-    record_path : JSON file that says what was found, and under which settings
+    record_path : JSON file that says what was found, under which settings, and which files belong to it
     products : files that are written with it
+    stale : files that a run with other settings writes, and that this one removes
     """
 
     name: str
@@ -57,29 +60,28 @@ class Job:
     settings: Mapping[str, Any]
     record_path: Path
     products: tuple[Path, ...]
+    stale: tuple[Path, ...] = ()
 
-    def begin(self) -> None:
-        """Remove what was found under other settings: a picture must not outlive the numbers it shows."""
-        for path in (self.record_path, *self.products):
-            path.unlink(missing_ok=True)
 
-    def finish(self, record: Record) -> None:
-        """Write the record, when all products are."""
-        there = {"settings": self._all_settings(), "result": record}
-        write_text(self.record_path, json.dumps(there, indent=1) + "\n")
+@dataclass(frozen=True)
+class _Earlier:
+    """What an earlier run has left of a job.
 
-    def finished(self) -> Record | None:
-        """Record of an earlier run, if it had the same settings and all its files are there."""
-        try:
-            there = json.loads(self.record_path.read_text(encoding="utf-8"))
-            same = there["settings"] == json.loads(json.dumps(self._all_settings()))
-            result: Record = there["result"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return result if same and all(product.is_file() for product in self.products) else None
+    Attributes
+    ----------
+    files : that it wrote or was about to write; all others are the user's
+    settings : of that run, with the state of the micrograph's file
+    result : None where it did not come to its end
+    """
 
-    def _all_settings(self) -> dict[str, Any]:
-        return {**self.settings, "file": file_state(self.source)}
+    files: tuple[Path, ...] = ()
+    settings: Any = None
+    result: Record | None = None
+
+    def result_of(self, job: Job) -> Record | None:
+        """Return the result, if settings and file are the same as then, and all products are there."""
+        same = self.settings == json.loads(json.dumps(_all_settings(job)))
+        return self.result if same and all(product.is_file() for product in job.products) else None
 
 
 @dataclass(frozen=True)
@@ -163,23 +165,21 @@ def process_all(
     Raises
     ------
     PosterionError
-        When the folder is another's, or a micrograph lies where a product would.
+        When the folder is another's, files of the user's or a micrograph lie where products would, or no
+        micrograph can be opened; nothing is changed then.
     """
-    _begin(folder, jobs)
-    records = [job.finished() for job in jobs]
+    earlier = _begin(folder, jobs)
+    records = [there.result_of(job) for there, job in zip(earlier, jobs, strict=True)]
     waiting = [index for index, record in enumerate(records) if record is None]
     if len(waiting) < len(jobs):
         _LOG.info("%s: %d of %d micrographs were done before", stage, len(jobs) - len(waiting), len(jobs))
     failures = []
 
     def attempt(index: int) -> Record | str:
-        jobs[index].begin()
         try:
-            record = work(index)
-            jobs[index].finish(record)
+            return _do(folder, jobs[index], earlier[index].files, lambda: work(index))
         except PosterionError as error:
             return str(error)
-        return record
 
     shown = progress if waiting else NullProgress
     with shown(stage, len(waiting), "micrographs") as bar, Workers(threads) as workers:
@@ -206,13 +206,95 @@ def require_one(folder: OutputFolder, outcome: Outcome, what: str) -> None:
         raise PosterionError(f"{what}; the first: {outcome.failures[0].reason}")
 
 
-def _begin(folder: OutputFolder, jobs: Sequence[Job]) -> None:
-    """Take the folder, if nothing of the user's would be replaced."""
+def _begin(folder: OutputFolder, jobs: Sequence[Job]) -> list[_Earlier]:
+    """Take the folder, if nothing of the user's would be replaced and there is something to read."""
+    in_ours = folder.is_ours()
+    earlier = [_read_record(job, folder.owner, in_ours) for job in jobs]
     sources = {job.source.resolve() for job in jobs}
-    for job in jobs:
-        for product in job.products:
-            if product.resolve() in sources:
+    for job, there in zip(jobs, earlier, strict=True):
+        for file in (*job.products, *there.files):
+            if file.resolve() in sources:
                 raise PosterionError(
-                    f"{product} is a micrograph, which this run would replace; choose another folder with -o"
+                    f"{file} is a micrograph, which this run would replace; give another output folder"
                 )
-    folder.begin(product for job in jobs if not job.record_path.exists() for product in job.products)
+    if jobs and all(_why_unreadable(job.source) for job in jobs):
+        raise PosterionError(
+            f"none of {len(jobs)} micrographs can be opened; the first: {_why_unreadable(jobs[0].source)}"
+        )
+    both = zip(jobs, earlier, strict=True)
+    folder.begin(file for job, there in both for file in job.products if file not in there.files)
+    return earlier
+
+
+def _read_record(job: Job, owner: Mapping[str, str], in_ours: bool) -> _Earlier:
+    """Read a job's record; in a folder of ours one that names no command is an earlier version's.
+
+    Raises
+    ------
+    PosterionError
+        Where the file is of another command, or no record at all.
+    """
+    try:
+        there = json.loads(job.record_path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return _Earlier()
+    except (OSError, ValueError):
+        there = None
+    there = there if isinstance(there, dict) else {}
+    named = {key: there[key] for key in ("command", "of") if key in there}
+    if named != owner and (named or not in_ours):
+        raise PosterionError(
+            f"{job.record_path} is there already, and no earlier run of this command wrote it; "
+            "move it away, or give another output folder"
+        )
+    files, names = (*job.products, *job.stale), there.get("files")
+    if isinstance(names, list):
+        files = tuple(file for file in files if _from_record(job, file) in names)
+    return _Earlier(files, there.get("settings"), there.get("result"))
+
+
+def _write_record(
+    folder: OutputFolder, job: Job, files: Iterable[Path], settings: Mapping[str, Any], result: Record | None
+) -> None:
+    names = sorted(_from_record(job, file) for file in files)
+    there = {**folder.owner, "files": names, "settings": settings, "result": result}
+    write_text(job.record_path, json.dumps(there, indent=1) + "\n")
+
+
+def _from_record(job: Job, file: Path) -> str:
+    """Name of a file that stays right when the folder is moved."""
+    return Path(os.path.relpath(file, job.record_path.parent)).as_posix()
+
+
+def _do(folder: OutputFolder, job: Job, left: Sequence[Path], work: Callable[[], Record]) -> Record:
+    """Do one job: a picture must not outlive the numbers it shows, nor a file lie there without its record.
+
+    What is left of an earlier run is only touched when the micrograph can be opened: its disk may be away.
+    """
+    unreadable = _why_unreadable(job.source)
+    if unreadable:
+        raise PosterionError(unreadable)
+    settings = _all_settings(job)  # of the file as it is before the work, which it may be replaced under
+    _write_record(folder, job, {*left, *job.products}, settings, None)
+    remove_files(left)
+    try:
+        result = work()
+        _write_record(folder, job, job.products, settings, result)
+    except PosterionError:
+        with suppress(PosterionError):  # the record goes last: it says whose the others are
+            remove_files((*job.products, job.record_path))
+        raise
+    return result
+
+
+def _why_unreadable(path: Path) -> str | None:
+    try:
+        with path.open("rb") as stream:
+            stream.read(1)
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror or error}"
+    return None
+
+
+def _all_settings(job: Job) -> dict[str, Any]:
+    return {**job.settings, "file": file_state(job.source)}
