@@ -81,7 +81,7 @@ def test_the_same_command_replaces_its_results_and_another_is_refused(
     before["summary.json"] = (tmp_path / "summary.json").read_bytes()
     assert run(monkeypatch, *arguments) == 2
     (sentence,) = capsys.readouterr().err.splitlines()
-    assert "holds results of something else than 'posterion average'" in sentence
+    assert "holds results of 'posterion pick' (its summary.json), not of 'posterion average'" in sentence
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

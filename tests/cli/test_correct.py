@@ -74,7 +74,7 @@ def test_a_refused_folder_is_one_sentence(
     (tmp_path / "summary.json").write_text('{"command": "pick"}')
     assert run(monkeypatch, "correct", tiny_set / "particles.star", "-o", tmp_path) == 2
     (sentence,) = capsys.readouterr().err.splitlines()
-    assert "something else than 'posterion correct' of particles" in sentence
+    assert "not of 'posterion correct' of particles" in sentence
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
 
 
@@ -96,6 +96,8 @@ def test_micrographs_and_exit_code_of_a_bad_one(
     assert run(monkeypatch, "correct", tmp_path / "m.star", "-o", tmp_path / "out") == 2
     assert "none of 2 micrographs can be corrected; the first: " in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file()) == [
+        "a.json",  # that a micrograph cannot be opened is no reason to remove what was made from it
+        "a.mrc",
         "run.log",
         "summary.json",
     ]

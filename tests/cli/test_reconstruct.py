@@ -110,8 +110,8 @@ def test_folder_of_another_command_is_refused(
     (tmp_path / "summary.json").write_text(f'{{"command": "{command}"}}')
     assert run(monkeypatch, "reconstruct", tiny_set / "truth.star", "-o", tmp_path) == 2
     assert capsys.readouterr().err == (
-        f"posterion: {tmp_path} holds results of something else than 'posterion reconstruct'; "
-        "choose another folder with -o\n"
+        f"posterion: {tmp_path} holds results of 'posterion {command}' (its summary.json), not of "
+        "'posterion reconstruct'; move it away, or give another output folder\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
     assert json.loads((tmp_path / "summary.json").read_text()) == {"command": command}

@@ -225,7 +225,7 @@ def test_a_folder_of_another_run_and_a_table_that_is_read(source: Particles, tmp
     with pytest.raises(PosterionError, match=r"particles.star is read by this run, which would replace it"):
         correct(Particles.read(made / "particles.star"), made, Correction("phase-flip"))
     (made / "summary.json").write_text('{"command": "extract"}')
-    with pytest.raises(PosterionError, match="something else than 'posterion correct' of particles"):
+    with pytest.raises(PosterionError, match="results of 'posterion extract'"):
         correct(source, made, Correction("wiener", k=0.5))
     assert (made / "particles.star").read_bytes() == before
 

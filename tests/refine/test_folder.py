@@ -30,7 +30,10 @@ def test_results_of_others_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "map.mrc").write_text("")
     with pytest.raises(PosterionError, match=r"already holds map\.mrc"):
         find_checkpoint(tmp_path, {})
-    with pytest.raises(PosterionError, match=r"map\.mrc is there already, and no earlier run"):
+    with pytest.raises(
+        PosterionError,
+        match=r"map\.mrc is there already, and no 'posterion reconstruct' of this version wrote it;",
+    ):
         claim_for_reconstruction(tmp_path)
     (tmp_path / "summary.json").write_text(json.dumps({"command": "reconstruct"}))
     claim_for_reconstruction(tmp_path)
@@ -39,8 +42,20 @@ def test_results_of_others_are_not_replaced(tmp_path: Path) -> None:
         claim_for_reconstruction(tmp_path)
 
 
-@pytest.mark.parametrize("text", ['{"command": "pick"}', '{"fingerprint": {}}', "{cut off"])
-def test_another_command_s_summary_is_not_replaced_by_a_reconstruction(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (
+            '{"command": "pick"}',
+            r"results of 'posterion pick' .its summary.json., not of 'posterion reconstr",
+        ),
+        ('{"fingerprint": {}}', r"summary.json does not say which command's"),
+        ("{cut off", r"summary.json does not say which command's"),
+    ],
+)
+def test_another_command_s_summary_is_not_replaced_by_a_reconstruction(
+    tmp_path: Path, text: str, why: str
+) -> None:
     (tmp_path / "summary.json").write_text(text)
-    with pytest.raises(PosterionError, match="something else than 'posterion reconstruct';"):
+    with pytest.raises(PosterionError, match=why):
         claim_for_reconstruction(tmp_path)

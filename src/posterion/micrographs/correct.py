@@ -78,8 +78,8 @@ def correct_micrographs(
     PosterionError
         When there is no CTF, they are flipped already, or none can be corrected.
     """
-    folder = correction_folder(output, correction, "micrographs")
-    folder.claim([micrographs.star_path])
+    folder = correction_folder(output, "micrographs")
+    folder.claim([micrographs.star_path, correction.snr_path])
     _require_ctf(micrographs)
     if correction.how == "phase-flip":
         _refuse_flipped(micrographs)
@@ -112,9 +112,7 @@ def _job(micrographs: MicrographSet, index: int, stem: str, folder: Path, correc
     """Say all that a corrected micrograph depends on."""
     ctf = micrographs.ctf
     settings = {
-        "how": correction.how,
-        "k": correction.k,
-        "snr": None if correction.snr is None else correction.snr.snr_s.tolist(),
+        **correction.describe(),
         "optics": asdict(micrographs.optics_of(index)),
         "ctf": None if ctf is None else [float(column[index]) for column in vars(ctf).values()],
     }

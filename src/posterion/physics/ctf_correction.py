@@ -96,10 +96,12 @@ class SnrSpectrum:
     ----------
     frequency_s : (m,) float64, rising, 1/Angstrom
     snr_s : (m,) float64, positive
+    path : file that it was read from, if any
     """
 
     frequency_s: Curve
     snr_s: Curve
+    path: Path | None = None
 
     def at(self, frequency: Curve) -> Curve:
         """SNR at any frequencies (1/Angstrom), linear between those known, constant beyond them."""
@@ -130,7 +132,7 @@ class SnrSpectrum:
         frequency_s, snr_s = rows[:, columns[0]], rows[:, columns[1]]
         if not len(rows) or (np.diff(frequency_s) <= 0).any() or not (snr_s >= 0).all():
             raise PosterionError(f"{path}: expected rising frequencies in 1/A and an SNR of 0 or more")
-        return cls(frequency_s, np.clip(snr_s, LOWEST_SNR, HIGHEST_SNR))
+        return cls(frequency_s, np.clip(snr_s, LOWEST_SNR, HIGHEST_SNR), Path(path))
 
 
 def _table_of_text(path: Path) -> tuple[list[str], Curve]:
