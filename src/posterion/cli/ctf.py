@@ -91,10 +91,6 @@ def ctf(
         draw=ctf_figure,
     )
     typer.echo(_summary(run, output, time.perf_counter() - started))
-    if run.star_path is None:
-        raise PosterionError(
-            f"none of {len(run.records)} micrographs could be fitted; the first: {run.failures[0]}"
-        )
     end_if_failed(len(run.failures), len(run.records), "could not be fitted")
 
 
@@ -129,8 +125,7 @@ def _summary(run: CtfRun, output: Path, seconds: float) -> str:
         f"micrographs {_fitted(run)} of {len(run.records)} fitted in {format_duration(seconds)}{reused}"
     )
     lines += [f"failed      {sentence}" for sentence in run.failures]
-    if run.star_path is not None:
-        lines += [f"table       {run.star_path}", f"pictures    {output / 'diagnostics'}"]
+    lines += [f"table       {run.star_path}", f"pictures    {output / 'diagnostics'}"]
     return "\n".join(lines)
 
 

@@ -156,7 +156,7 @@ def correct_micrograph(
 
 def _require_ctf(micrographs: MicrographSet) -> None:
     if micrographs.ctf is None:
-        source = micrographs.table.path if micrographs.table is not None else micrographs.names[0]
+        source = micrographs.star_path or micrographs.names[0]
         raise PosterionError(
             f"{source}: the CTF of the micrographs is unknown (no rlnDefocusU); run 'posterion ctf' on them "
             "and give its micrographs.star"
@@ -165,7 +165,7 @@ def _require_ctf(micrographs: MicrographSet) -> None:
 
 def _refuse_flipped(micrographs: MicrographSet) -> None:
     if any(group.phase_flipped for group in micrographs.optics):
-        source = micrographs.table.path if micrographs.table is not None else micrographs.names[0]
+        source = micrographs.star_path or micrographs.names[0]
         raise PosterionError(
             f"{source}: the micrographs are phase flipped already ({_PHASE_FLIPPED} in data_optics)"
         )

@@ -20,7 +20,7 @@ from posterion.micrographs.ctf_records import CtfRecord, micrograph_columns, pat
 from posterion.micrographs.ctf_rings import MicroscopeOptics
 from posterion.micrographs.micrograph_set import MicrographSet, micrograph_set, write_micrographs
 from posterion.micrographs.reading import read_micrograph
-from posterion.micrographs.streaming import Job, Outcome, process_all
+from posterion.micrographs.streaming import Job, Outcome, output_stems, process_all, require_one
 
 __all__ = ["CtfRun", "ctf"]
 
@@ -39,13 +39,13 @@ class CtfRun:
     ----------
     micrographs : MicrographSet
     records : (n,) a record, or the sentence that says why there is none
-    star_path : micrographs.star, or None where no micrograph could be fitted
+    star_path : micrographs.star, of those that have a record
     reused : how many were there from an earlier run
     """
 
     micrographs: MicrographSet
     records: tuple[CtfRecord | str, ...]
-    star_path: Path | None
+    star_path: Path
     reused: int
 
     @property
@@ -69,12 +69,12 @@ def ctf(
 
     Numbers of each micrograph go into ``ctf/NAME.json`` as soon as they are there; a repeated call with the
     same settings reads them and gives the same files. A micrograph that cannot be read or fitted is told and
-    left out, the others go on.
+    left out, the others go on. ``run.log`` is what was said; one process works in the folder at a time.
 
     Parameters
     ----------
     sources
-        Image files, or one STAR file of micrographs.
+        Image files, one STAR file of micrographs, or a set that is made of them already.
     output
         Folder.
     options
@@ -93,7 +93,8 @@ def ctf(
     Raises
     ------
     PosterionError
-        Nothing can be begun: no such micrographs, no pixel size, a folder that holds something else.
+        Nothing can be begun: no such micrographs, no pixel size, two of one name, a folder that holds
+        something else or whose micrographs.star is read. Or none of the micrographs could be fitted.
     """
     folder, options = OutputFolder(Path(output), "ctf", (_TABLE, _PATCHES)), options or CtfOptions()
     micrographs = sources if isinstance(sources, MicrographSet) else micrograph_set(sources, supplement)
@@ -119,6 +120,7 @@ def _finished(
     folder: OutputFolder, micrographs: MicrographSet, outcome: Outcome, options: CtfOptions
 ) -> CtfRun:
     """Write the tables and the summary."""
+    require_one(folder, outcome, f"none of {len(micrographs)} micrographs could be fitted")
     reasons = iter(failure.reason for failure in outcome.failures)
     records = tuple(next(reasons) if r is None else CtfRecord.from_dict(r) for r in outcome.records)
     fitted = {i: record for i, record in enumerate(records) if isinstance(record, CtfRecord)}
@@ -170,14 +172,8 @@ def _fits(
     options: CtfOptions,
     patches: tuple[int, int] | None,
 ) -> list[_Fit]:
-    fits, used = [], set[str]()
-    for index, path in enumerate(micrographs.paths):
-        stem, number = path.name.split(".mrc")[0] if ".mrc" in path.name else path.stem, 1
-        name = stem
-        while name in used:  # same name in another folder
-            number += 1
-            name = f"{stem}_{number}"
-        used.add(name)
+    fits = []
+    for index, (path, name) in enumerate(zip(micrographs.paths, output_stems(micrographs), strict=True)):
         group = micrographs.optics_of(index)
         optics = MicroscopeOptics(group.voltage_kv, group.spherical_aberration_mm, group.amplitude_contrast)
         figure = folder / "diagnostics" / f"{name}.png"
@@ -219,13 +215,11 @@ def _tell_if_poor(fit: _Fit, record: CtfRecord) -> None:
 
 def _write(
     folder: Path, micrographs: MicrographSet, fitted: Mapping[int, CtfRecord], options: CtfOptions
-) -> Path | None:
-    """Write micrographs.star and patches.star; return the first, where there is one."""
+) -> Path:
+    """Write micrographs.star and, where there are any patches, patches.star; return the first."""
     with_patches = {i: record for i, record in fitted.items() if record.patches}
     if with_patches:
         write_star(folder / _PATCHES, [patch_table(micrographs, with_patches)])
-    if not fitted:
-        return None
     columns = micrograph_columns(list(fitted.values()), options.fit_phase_shift)
     write_micrographs(folder / _TABLE, micrographs, list(fitted), columns)
     return folder / _TABLE
