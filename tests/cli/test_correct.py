@@ -102,5 +102,5 @@ def test_micrographs_and_exit_code_of_a_bad_one(
         "summary.json",
     ]
     assert run(monkeypatch, "correct", tmp_path / "b.mrc", "-o", tmp_path / "none") == 2
-    assert "b.mrc is an image: give a STAR file" in capsys.readouterr().err
+    assert "b.mrc is an image: give particles (.star, .cs or .par), or a STAR" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()

@@ -1,8 +1,10 @@
 """The command ``posterion reconstruct``, run as a user runs it."""
 
+import importlib
 import json
 import shutil
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from posterion.cli import main
 from posterion.data.mrc import read_map, write_stack
+from posterion.data.output_folder import OutputFolder, open_folder
 from posterion.data.particles import Particles
 from posterion.mapping.fsc import read_fsc
 
@@ -115,3 +118,22 @@ def test_folder_of_another_command_is_refused(
     )
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
     assert json.loads((tmp_path / "summary.json").read_text()) == {"command": command}
+
+
+def test_a_folder_taken_meanwhile_is_refused_before_the_work(
+    tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another command ends in it just before ours opens it."""
+
+    def begun(*_arguments: object) -> None:
+        raise AssertionError("the work has begun")
+
+    def open_after_another(path: Path) -> AbstractContextManager[None]:
+        OutputFolder(path, "pick", ()).begin()
+        return open_folder(path)
+
+    module = importlib.import_module("posterion.cli.reconstruct")
+    monkeypatch.setattr(module, "reconstruct_map", begun)
+    monkeypatch.setattr(module, "open_folder", open_after_another)
+    assert run(monkeypatch, "reconstruct", tiny_set / "truth.star", "-o", tmp_path) == 2
+    assert "holds results of 'posterion pick'" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -264,3 +265,106 @@ def test_one_process_at_a_time(source: Particles, tmp_path: Path) -> None:
     with open_folder(tmp_path), pytest.raises(PosterionError, match="another process is working"):
         correct(source, tmp_path, Correction("phase-flip"))
     assert not list(tmp_path.iterdir())
+
+
+def other_voltage(source: Particles) -> Particles:
+    return replace(source, optics=tuple(replace(group, voltage_kv=120.0) for group in source.optics))[:3]
+
+
+def more_defocus(source: Particles) -> Particles:
+    return replace(source, defocus_u_angstrom_i=source.defocus_u_angstrom_i + 900)[:3]
+
+
+def other_rows(source: Particles) -> Particles:
+    return source[3:6]
+
+
+@pytest.mark.parametrize("change", [other_voltage, more_defocus, other_rows])
+def test_other_images_or_ctfs_of_the_same_table_are_corrected_anew(
+    source: Particles, tmp_path: Path, change: Callable[[Particles], Particles]
+) -> None:
+    how = Correction("wiener", k=0.5)
+    correct(source[:3], tmp_path / "a", how)
+    again, fresh = (correct(change(source), tmp_path / folder, how) for folder in "ab")
+    np.testing.assert_array_equal(again.images(), fresh.images())
+
+
+def test_other_frequencies_of_a_spectrum_are_another_correction(source: Particles, tmp_path: Path) -> None:
+    steps, finer = (SnrSpectrum(np.array([0.0, top]), np.array([10.0, 0.1])) for top in (0.06, 0.03))
+    correct(source[:3], tmp_path / "a", Correction("wiener", snr=steps))
+    again, fresh = (
+        correct(source[:3], tmp_path / folder, Correction("wiener", snr=finer)) for folder in "ab"
+    )
+    np.testing.assert_array_equal(again.images(), fresh.images())
+
+
+def test_a_spectrum_of_the_users_stays(source: Particles, tmp_path: Path) -> None:
+    """As it is where it lies elsewhere; where the run would write its own a spectrum is not replaced."""
+    text = "0.00 2.0 # measured by eye\n0.05 1.0\n"
+    outside, inside = tmp_path / "mine.tsv", tmp_path / "out" / "snr.tsv"
+    outside.write_text(text)
+    inside.parent.mkdir()
+    inside.write_text(text)
+    with pytest.raises(PosterionError, match=r"out.snr.tsv is read by this run, which would replace it"):
+        correct(source[:3], inside.parent, Correction("wiener", snr=SnrSpectrum.read(inside)))
+    for how in (Correction("phase-flip"), Correction("wiener", snr=SnrSpectrum.read(outside))):
+        with pytest.raises(PosterionError, match=r"out.snr.tsv is there already"):
+            correct(source[:3], inside.parent, how)
+    assert [path.name for path in inside.parent.iterdir()] == ["snr.tsv"]
+    assert inside.read_text() == outside.read_text() == text
+
+
+def test_the_same_call_with_a_spectrum_keeps_its_stacks(source: Particles, tmp_path: Path) -> None:
+    (tmp_path / "mine.tsv").write_text("0.00 2.0\n0.05 1.0\n")
+    stack = tmp_path / "out" / "stacks" / "particles.mrcs"
+    for times in ((10, 10), None):
+        how = Correction("wiener", snr=SnrSpectrum.read(tmp_path / "mine.tsv"))
+        correct(source, tmp_path / "out", how)
+        if times is not None:
+            os.utime(stack, times)
+    assert stack.stat().st_mtime == 10
+    assert SnrSpectrum.read(tmp_path / "out" / "snr.tsv").snr_s.tolist() == [2.0, 1.0]
+
+
+def test_a_stack_that_no_run_wrote_stays(source: Particles, tmp_path: Path) -> None:
+    """In a folder of ours too; those that earlier runs wrote of other sets remain known."""
+    mine = tmp_path / "stacks" / "x.mrcs"
+    write_stack(tmp_path / "set" / "x.mrcs", source.images(range(4)), source.pixel_size_angstrom)
+    other = replace(source[:4], stack_paths=(tmp_path / "set" / "x.mrcs",), image_index_i=np.arange(4))
+    correct(source, tmp_path, Correction("phase-flip"))
+    mine.write_text("mine")
+    with pytest.raises(PosterionError, match=r"x.mrcs is there already, and no 'posterion correct'"):
+        correct(other, tmp_path, Correction("phase-flip"))
+    assert mine.read_text() == "mine"
+    assert (tmp_path / "particles.star").exists()
+    mine.unlink()
+    correct(other, tmp_path, Correction("phase-flip"))
+    correct(source, tmp_path, Correction("phase-flip"))
+    assert json.loads((tmp_path / "correction.json").read_text())["files"] == [
+        "stacks/particles.mrcs",
+        "stacks/x.mrcs",
+    ]
+
+
+def test_a_record_of_something_else_stays(source: Particles, tmp_path: Path) -> None:
+    (tmp_path / "correction.json").write_text('{"gain": 1.2}')
+    with pytest.raises(PosterionError, match=r"correction.json is there already"):
+        correct(source, tmp_path, Correction("phase-flip"))
+    assert [path.name for path in tmp_path.iterdir()] == ["correction.json"]
+
+
+def test_a_folder_of_an_earlier_version_is_gone_on_with(source: Particles, tmp_path: Path) -> None:
+    """It has no summary.json, and its record names no files and no rows: its stacks are made anew."""
+    correct(source[:3], tmp_path, Correction("phase-flip"))
+    (tmp_path / "summary.json").unlink()
+    (tmp_path / "correction.json").write_text('{"command": "correct", "how": "phase-flip", "k": null}')
+    made = correct(source, tmp_path, Correction("phase-flip"))
+    assert len(made.images()) == len(source)
+
+
+def test_a_folder_where_a_stack_should_go_is_named(source: Particles, tmp_path: Path) -> None:
+    correct(source, tmp_path, Correction("phase-flip"))
+    (tmp_path / "stacks" / "particles.mrcs").unlink()
+    (tmp_path / "stacks" / "particles.mrcs").mkdir()
+    with pytest.raises(PosterionError, match=r"particles.mrcs cannot be removed \(Is a directory\)"):
+        correct(source, tmp_path, Correction("wiener", k=0.5))

@@ -177,3 +177,27 @@ def test_one_process_at_a_time(star: Path, tmp_path: Path) -> None:
     with open_folder(tmp_path / "out"), pytest.raises(PosterionError, match="another process is working"):
         correct_micrographs(micrograph_set([star]), tmp_path / "out", Correction("phase-flip"))
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_spectrum_of_the_users_stays(star: Path, tmp_path: Path) -> None:
+    snr = tmp_path / "out" / "snr.tsv"
+    snr.parent.mkdir()
+    snr.write_text("0.00 2.0 # measured by eye\n0.05 1.0\n")
+    before, given = snr.read_bytes(), Correction("wiener", snr=SnrSpectrum.read(snr))
+    with pytest.raises(PosterionError, match=r"out.snr.tsv is read by this run, which would replace it"):
+        correct_micrographs(micrograph_set([star]), snr.parent, given)
+    with pytest.raises(PosterionError, match=r"out.snr.tsv is there already"):
+        correct_micrographs(micrograph_set([star]), snr.parent, Correction("phase-flip"))
+    assert [path.name for path in snr.parent.iterdir()] == ["snr.tsv"]
+    assert snr.read_bytes() == before
+
+
+def test_other_frequencies_of_a_spectrum_are_another_correction(star: Path, tmp_path: Path) -> None:
+    made = []
+    for folder, top in (("a", 0.1), ("a", 0.03), ("b", 0.03)):
+        spectrum = SnrSpectrum(np.array([0.0, top]), np.array([10.0, 0.1]))
+        source = micrograph_set([star])
+        done = correct_micrographs(source, tmp_path / folder, Correction("wiener", snr=spectrum), threads=1)
+        made.append(done.paths[0].read_bytes())
+    assert made[0] != made[1]
+    assert made[1] == made[2]

@@ -20,7 +20,7 @@ from posterion.cli._options import (
 from posterion.data.particles import Particles, Supplement
 from posterion.data.star import read_star
 from posterion.errors import PosterionError
-from posterion.mapping.correct import Correction
+from posterion.mapping.correct import SNR_TABLE, Correction
 from posterion.mapping.correct import correct as correct_particles
 from posterion.micrographs.correct import CorrectedMicrographs, correct_micrographs
 from posterion.micrographs.micrograph_set import micrograph_set
@@ -73,8 +73,8 @@ def correct(
     else:
         _correct_particles(source, output, correction, supplement, threads)
     if correction.how == "wiener" and correction.k is None:
-        snr_figure(SnrSpectrum.read(output / "snr.tsv"), output / "snr.png")
-        typer.echo(f"SNR         {output / 'snr.png'}, {output / 'snr.tsv'}")
+        snr_figure(SnrSpectrum.read(output / SNR_TABLE), output / "snr.png")
+        typer.echo(f"SNR         {output / 'snr.png'}, {output / SNR_TABLE}")
     if made is not None:
         end_if_failed(len(made.failures), len(made.failures) + len(made.paths), "were left out")
 
@@ -83,8 +83,8 @@ def _lists_micrographs(source: Path) -> bool:
     """Whether a STAR file names micrographs and no particles; everything else is for the particle reader."""
     if source.name.lower().endswith(SUFFIXES):
         raise PosterionError(
-            f"{source} is an image: give a STAR file, of particles or of micrographs with their CTF "
-            "('posterion ctf' writes one)"
+            f"{source} is an image: give particles (.star, .cs or .par), or a STAR file of micrographs with "
+            "their CTF ('posterion ctf' writes one)"
         )
     if source.suffix.lower() != ".star":
         return False

@@ -61,8 +61,9 @@ def reconstruct(
     if invert_contrast:
         chosen = inverted(chosen)
     check_for_reconstruction(chosen, symmetry, diameter, seed)
-    folder = claim_for_reconstruction(output)
+    claim_for_reconstruction(output)
     with open_folder(output):
+        folder = claim_for_reconstruction(output)  # another process may have had it until now
         with Progress("reconstruction", len(chosen)) as progress:
             made = reconstruct_map(chosen, symmetry, diameter, threads, seed, progress.advance)
         logging.getLogger("posterion").info("%s: %s particles, symmetry %s", particles, len(chosen), symmetry)

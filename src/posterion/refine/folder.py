@@ -44,7 +44,7 @@ def finished_summary(folder: Path, fingerprint: Mapping[str, Any]) -> dict[str, 
     except (OSError, ValueError, KeyError, TypeError):
         raise PosterionError(
             f"{folder} holds results of something else than 'posterion refine' ({SUMMARY}); "
-            "choose another output folder with -o"
+            "give another output folder"
         ) from None
     require_same_run(folder, there, fingerprint)
     return summary
@@ -76,9 +76,7 @@ def claim_for_reconstruction(path: Path) -> OutputFolder:
         If the folder holds a refinement, results of another command, or files under the names of ours.
     """
     if (path / CHECKPOINT).exists() or (path / _PARTICLES).exists():
-        raise PosterionError(
-            f"{path} holds a refinement or a particle set; choose another output folder with -o"
-        )
+        raise PosterionError(f"{path} holds a refinement or a particle set; give another output folder")
     results = (*(name for name in RESULTS if name != _PARTICLES), *_MORE_OF_RECONSTRUCTION)
     folder = OutputFolder(path, "reconstruct", results)
     folder.claim()
@@ -89,6 +87,5 @@ def _refuse_foreign_results(folder: Path) -> None:
     for name in RESULTS:
         if (folder / name).exists():
             raise PosterionError(
-                f"{folder} already holds {name}, which this run would replace; "
-                "choose another output folder with -o"
+                f"{folder} already holds {name}, which this run would replace; give another output folder"
             )

@@ -10,7 +10,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -20,7 +19,6 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 
 from posterion.compute import NullProgress
-from posterion.errors import PosterionError
 
 __all__ = ["Progress", "configure_logging", "format_duration"]
 
@@ -155,33 +153,11 @@ class _ConsoleHandler(logging.Handler):
         _console().print(prefix + record.getMessage())
 
 
-def configure_logging(run_log_path: str | Path | None = None, verbose: bool = False) -> None:
-    """Send the log ``posterion`` to stderr and, with times, to a file; replaces what an earlier call set up.
-
-    Parameters
-    ----------
-    run_log_path : file to append to; None for none
-    verbose : details too
-
-    Raises
-    ------
-    PosterionError
-        If the file cannot be written.
-    """
-    handlers: list[logging.Handler] = [_ConsoleHandler()]
-    if run_log_path is not None:
-        try:
-            file_handler = logging.FileHandler(run_log_path, encoding="utf-8")
-        except OSError as error:
-            raise PosterionError(f"{run_log_path} cannot be written: {error.strerror}.") from None
-        file_handler.setFormatter(
-            logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
-        )
-        handlers.append(file_handler)
+def configure_logging() -> None:
+    """Send the log ``posterion`` to stderr; replaces what an earlier call set up."""
     for old in list(_LOG.handlers):
         _LOG.removeHandler(old)
         old.close()
-    for handler in handlers:
-        _LOG.addHandler(handler)
-    _LOG.setLevel(logging.DEBUG if verbose else logging.INFO)
+    _LOG.addHandler(_ConsoleHandler())
+    _LOG.setLevel(logging.INFO)
     _LOG.propagate = False
