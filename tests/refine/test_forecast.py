@@ -131,18 +131,19 @@ def test_symmetry_makes_the_first_search_cheaper() -> None:
 
 
 MEASURED_BROAD = (  # 70S ribosome, peak of one iteration and the last; see docs/performance.md
-    (300, 128, 1, 1.065e9),
-    (300, 128, 2, 1.394e9),
-    (300, 128, 4, 1.460e9),
-    (640, 128, 8, 2.452e9),
+    (640, 128, 2, 1.674e9),
+    (640, 128, 4, 1.865e9),
+    (640, 128, 8, 2.269e9),
 )
-MEASURED_LISTED = (  # less broad: on lists of rotations, not a shared grid
-    (300, 128, 1, 1.010e9),
-    (300, 128, 2, 1.185e9),
-    (300, 128, 4, 1.209e9),
-    (300, 128, 8, 1.307e9),
-    (60, 256, 4, 3.799e9),
-    (60, 256, 8, 3.810e9),
+MEASURED_LESS = (  # one thread; then less broad, on lists of rotations and not on a shared grid
+    (640, 128, 1, 1.063e9),
+    (300, 128, 1, 0.984e9),
+    (300, 128, 2, 1.127e9),
+    (300, 128, 4, 1.281e9),
+    (300, 128, 8, 1.430e9),
+    (60, 256, 1, 3.686e9),
+    (60, 256, 4, 3.875e9),
+    (60, 256, 8, 3.875e9),
 )
 
 
@@ -150,25 +151,22 @@ MEASURED_LISTED = (  # less broad: on lists of rotations, not a shared grid
 def test_broad_posteriors_stay_below_what_is_said(
     n_particles: int, box: int, threads: int, measured: float
 ) -> None:
-    assert measured < forecast(n_particles, box, CONFIG, threads).broad_memory_bytes < 1.3 * measured
+    assert measured < forecast(n_particles, box, CONFIG, threads).broad_memory_bytes < 1.25 * measured
 
 
-@pytest.mark.parametrize(("n_particles", "box", "threads", "measured"), MEASURED_LISTED)
-def test_less_broad_posteriors_need_no_more(
-    n_particles: int, box: int, threads: int, measured: float
-) -> None:
-    assert measured < forecast(n_particles, box, CONFIG, threads).broad_memory_bytes
+@pytest.mark.parametrize(("n_particles", "box", "threads", "measured"), MEASURED_LESS)
+def test_less_broad_posteriors_need_less(n_particles: int, box: int, threads: int, measured: float) -> None:
+    assert measured < forecast(n_particles, box, CONFIG, threads).broad_memory_bytes < 1.7 * measured
 
 
-def test_broad_posteriors_add_batches_in_small_boxes_and_not_for_best_poses() -> None:
-    """One for each thread and four, whatever the slices or symmetry; in large boxes maps need most."""
+def test_broad_posteriors_need_more_in_small_boxes_and_not_for_best_poses() -> None:
+    """Whatever the threads, slices or symmetry; in large boxes maps need most."""
     for threads, changed in ((1, {}), (8, {}), (2, {"max_rotations": 50}), (2, {"point_group": "T"})):
         said = forecast(10_000, 128, replace(CONFIG, **changed), threads)  # type: ignore[arg-type]
         maps = (220 + 130 * ("point_group" in changed) - 128) * 128**3
-        more = max(100e6 * (threads + 4) - maps, 0)
-        assert said.broad_memory_bytes - said.memory_bytes == pytest.approx(more)
+        assert said.broad_memory_bytes - said.memory_bytes == pytest.approx(850e6 - maps)
     small = forecast(10_000, 64, CONFIG, 4)
-    assert small.broad_memory_bytes - small.memory_bytes == pytest.approx(25e6 * 8 - (220 - 128) * 64**3)
+    assert small.broad_memory_bytes - small.memory_bytes == pytest.approx(850e6 / 4 - (220 - 128) * 64**3)
     for box, method in ((256, "em"), (128, "projection-matching")):
         same = forecast(10_000, box, replace(CONFIG, method=method), 8)  # type: ignore[arg-type]
         assert same.broad_memory_bytes == same.memory_bytes

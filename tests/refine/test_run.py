@@ -437,7 +437,7 @@ def test_killed_with_sigkill_it_goes_on_to_the_same_bytes(
 @pytest.mark.parametrize(
     ("available", "words"),
     [
-        (1.9e9, None),
+        (2.1e9, None),
         (1.6e9, "1.6 GB of memory left: the run may be stopped for want of memory if posteriors stay broad;"),
         (1.2e9, "1.2 GB of memory left: the run may be stopped for want of memory; fewer threads"),
         (None, None),

@@ -28,8 +28,9 @@ _BYTES_PER_PARTICLE = 200.0  # columns, and estimates twice; see docs/refine.md
 _BYTES_PER_VOXEL = 220.0  # both halves' sums and one's transform, at the last iteration's full radius
 _BYTES_PER_VOXEL_SYMMETRIC = 130.0  # more, where sums are rotated onto each other
 _BYTES_PER_VOXEL_SUMMED = 128.0  # of that, sums while images are still searched
-_BYTES_PER_BROAD_BATCH = 100e6  # from box 128: images at their shifts, weights of a whole grid; fitted
-_BATCHES_MORE = 4  # than threads: waiting, being inserted, and the block of slices that is; fitted
+_BYTES_BROAD = (
+    850e6  # from box 128: batches that wait, with weights of a whole grid, and what heaps keep; fitted
+)
 _START_SECONDS = 4.0
 _SPEEDUP = 0.9  # exponent: wall time falls as threads**0.9
 _FILES = 5
@@ -164,7 +165,7 @@ def forecast(
     """Forecast memory, time and disk from the sizes that matter; the constants were fitted to measured runs.
 
     ``memory = base + a threads + b N + c n^3``, and with broad posteriors, where that is more,
-    ``base + a threads + b N + d n^3 + (threads + 4) e min(1, n/128)^2``;
+    ``base + a threads + b N + d n^3 + e min(1, n/128)^2``;
     ``CPU = start + sum over iterations (images (prepare + search + insert) + references + maps)``.
 
     Parameters
@@ -178,9 +179,9 @@ def forecast(
     voxels, order = float(box_px) ** 3, len(point_group_operators(config.point_group))
     searching = _BASE_BYTES + threads * _BYTES_PER_THREAD + n_particles * _BYTES_PER_PARTICLE
     memory = searching + voxels * (_BYTES_PER_VOXEL + (order > 1) * _BYTES_PER_VOXEL_SYMMETRIC)
-    batches = threads + _BATCHES_MORE if config.method == "em" else 0  # else one shift and slice an image
-    batch = _BYTES_PER_BROAD_BATCH * min(1.0, box_px / _TYPICAL_BOX) ** 2
-    broad = searching + voxels * _BYTES_PER_VOXEL_SUMMED + batches * batch
+    # Best poses have one shift and one slice for each image.
+    waiting = _BYTES_BROAD * min(1.0, box_px / _TYPICAL_BOX) ** 2 if config.method == "em" else 0.0
+    broad = searching + voxels * _BYTES_PER_VOXEL_SUMMED + waiting
     costs = costs or typical_costs(box_px, config.point_group)
     usual = usual_iterations(n_particles, config.subset, config.max_iterations)
     work = _cpu_seconds(n_particles, costs, usual)
