@@ -231,6 +231,17 @@ def test_records_of_earlier_versions_count_in_a_folder_of_ours(tmp_path: Path) -
         process_all(folder, todo, Counting(todo, [1]), stage="testing")
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", '{"mine": 1}'])
+def test_a_file_of_the_users_under_the_name_of_a_record_stays(tmp_path: Path, text: str) -> None:
+    todo, folder = jobs(tmp_path, {}, 1), mine(tmp_path)
+    folder.begin()
+    todo[0].record_path.parent.mkdir()
+    todo[0].record_path.write_text(text)
+    with pytest.raises(PosterionError, match=r"records.m0.json is there already"):
+        process_all(folder, todo, Counting(todo, [1]), stage="testing")
+    assert todo[0].record_path.read_text() == text
+
+
 def test_a_micrograph_that_is_replaced_while_it_is_processed_is_not_done(tmp_path: Path) -> None:
     todo, folder = jobs(tmp_path, {}, 1), mine(tmp_path)
     work = Counting(todo, [10])

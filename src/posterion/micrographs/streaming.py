@@ -30,6 +30,7 @@ __all__ = [
 
 _LOG = logging.getLogger("posterion")
 _ENDINGS = (".gz", ".bz2", ".mrc", ".mrcs", ".map", ".tif", ".tiff", ".png")
+_EARLIER_KEYS = {"settings", "result"}  # of records before they named their command
 Record = dict[str, Any]
 
 
@@ -81,7 +82,7 @@ class _Earlier:
     def result_of(self, job: Job) -> Record | None:
         """Return the result, if settings and file are the same as then, and all products are there."""
         same = self.settings == json.loads(json.dumps(_all_settings(job)))
-        return self.result if same and all(product.is_file() for product in job.products) else None
+        return self.result if same and all(os.path.isfile(product) for product in job.products) else None
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ def _begin(folder: OutputFolder, jobs: Sequence[Job]) -> list[_Earlier]:
         for file in (*job.products, *there.files):
             if file.resolve() in sources:
                 raise PosterionError(
-                    f"{file} is a micrograph, which this run would replace; give another output folder"
+                    f"{file} is a micrograph, which this run would replace; give another folder"
                 )
     if jobs and all(_why_unreadable(job.source) for job in jobs):
         raise PosterionError(
@@ -227,7 +228,7 @@ def _begin(folder: OutputFolder, jobs: Sequence[Job]) -> list[_Earlier]:
 
 
 def _read_record(job: Job, owner: Mapping[str, str], in_ours: bool) -> _Earlier:
-    """Read a job's record; in a folder of ours one that names no command is an earlier version's.
+    """Read a job's record; in a folder of ours, one without a command is an earlier version's.
 
     Raises
     ------
@@ -238,14 +239,14 @@ def _read_record(job: Job, owner: Mapping[str, str], in_ours: bool) -> _Earlier:
         there = json.loads(job.record_path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return _Earlier()
-    except (OSError, ValueError):
-        there = None
-    there = there if isinstance(there, dict) else {}
-    named = {key: there[key] for key in ("command", "of") if key in there}
-    if named != owner and (named or not in_ours):
+    except (OSError, ValueError):  # on a disk with faults
+        there = dict.fromkeys(_EARLIER_KEYS)
+    keys = there.keys() if isinstance(there, dict) else ()
+    is_earlier = in_ours and set(keys) == _EARLIER_KEYS
+    if not is_earlier and {key: there[key] for key in ("command", "of") if key in keys} != owner:
         raise PosterionError(
-            f"{job.record_path} is there already, and no earlier run of this command wrote it; "
-            "move it away, or give another output folder"
+            f"{job.record_path} is there already, and no 'posterion {owner['command']}' of this version "
+            "wrote it; move it away, or give another folder"
         )
     files, names = (*job.products, *job.stale), there.get("files")
     if isinstance(names, list):
