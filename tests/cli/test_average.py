@@ -1,8 +1,11 @@
 """The command ``posterion average``, run as a user runs it."""
 
 import dataclasses
+import fcntl
+import importlib
 import json
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 
 from posterion.cli import main
 from posterion.data.mrc import read_map
+from posterion.data.output_folder import OutputFolder, open_folder
 from posterion.data.particles import Particles
 from posterion.physics.ctf_correction import SnrSpectrum
 
@@ -55,13 +59,16 @@ def test_several_classes(
     assert (output / "ssnr_class003.tsv").exists()
 
 
-def test_poses_are_needed(
+def test_poses_and_a_diameter_that_fits_are_needed(
     tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
     assert run(monkeypatch, "average", tiny_set / "particles.star", "-o", output) == 2
     (sentence,) = capsys.readouterr().err.splitlines()
     assert "has no poses" in sentence
+    assert run(monkeypatch, "average", tiny_set / "truth.star", "-o", output, "-d", 999) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert "the diameter, 999 A, does not fit the box of 180.0 A" in sentence
     assert not output.exists()
 
 
@@ -72,9 +79,11 @@ def test_the_same_command_replaces_its_results_and_another_is_refused(
     assert run(monkeypatch, *arguments) == 0
     summary = {"command": "average", "images_per_class": {"1": 32}}
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert "INFO average: 32 particles in" in (tmp_path / "run.log").read_text()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     (tmp_path / "ssnr_class007.tsv").write_text("of an earlier run with other classes\n")
     assert run(monkeypatch, *arguments) == 0
+    before["run.log"] = (tmp_path / "run.log").read_bytes()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     capsys.readouterr()
     (tmp_path / "summary.json").write_text('{"command": "pick"}')
@@ -83,6 +92,32 @@ def test_the_same_command_replaces_its_results_and_another_is_refused(
     (sentence,) = capsys.readouterr().err.splitlines()
     assert "holds results of 'posterion pick' (its summary.json), not of 'posterion average'" in sentence
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_tables_that_only_begin_like_ours_stay(
+    tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("average", tiny_set / "truth.star", "-o", tmp_path, "--threads", 1)
+    assert run(monkeypatch, *arguments) == 0
+    mine = [tmp_path / name for name in ("ssnr_class002_before.tsv", "ssnr_classes.tsv", "ssnr_class02.tsv")]
+    for path in mine:
+        path.write_text("mine")
+    ours = [tmp_path / name for name in ("ssnr_class002.tsv", "ssnr_class1234.tsv")]
+    for path in ours:
+        path.write_text("of an earlier run")
+    assert run(monkeypatch, *arguments) == 0
+    assert [path.read_text() for path in mine] == ["mine"] * 3
+    assert not any(path.exists() for path in ours)
+
+
+def test_one_process_at_a_time(
+    tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / "run.log").open("w") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        assert run(monkeypatch, "average", tiny_set / "truth.star", "-o", tmp_path) == 2
+    assert "another process is working in this folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run.log"]
 
 
 def test_averages_that_are_read_are_not_replaced(
@@ -100,3 +135,22 @@ def test_averages_that_are_read_are_not_replaced(
     assert run(monkeypatch, "average", tmp_path / "one.star", "-o", tmp_path) == 2
     assert "averages.mrcs is read by this run, which would replace it" in capsys.readouterr().err
     assert (tmp_path / "averages.mrcs").read_bytes() == before
+
+
+def test_a_folder_taken_meanwhile_is_refused_before_the_work(
+    tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another command ends in it just before ours opens it."""
+
+    def begun(*_arguments: object) -> None:
+        raise AssertionError("the work has begun")
+
+    def open_after_another(path: Path) -> AbstractContextManager[None]:
+        OutputFolder(path, "pick", ()).begin()
+        return open_folder(path)
+
+    module = importlib.import_module("posterion.cli.average")
+    monkeypatch.setattr(module, "average_images", begun)
+    monkeypatch.setattr(module, "open_folder", open_after_another)
+    assert run(monkeypatch, "average", tiny_set / "truth.star", "-o", tmp_path) == 2
+    assert "holds results of 'posterion pick'" in capsys.readouterr().err

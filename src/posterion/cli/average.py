@@ -16,9 +16,10 @@ from posterion.cli._options import (
     Threads,
     Voltage,
 )
+from posterion.data.output_folder import open_folder
 from posterion.data.particles import Particles, Supplement
 from posterion.mapping.average import average as average_images
-from posterion.mapping.average import average_folder, write_averages
+from posterion.mapping.average import average_folder, check_for_average, write_averages
 from posterion.mapping.fsc import GOLD_STANDARD, resolution_at
 from posterion.report.correction_figures import average_figure, ssnr_figure
 from posterion.report.progress import Progress, configure_logging
@@ -51,15 +52,18 @@ def average(
     configure_logging()
     supplement = Supplement(stack, pixel_size, voltage, cs, amplitude_contrast, tuple(passthrough or ()))
     chosen = Particles.read(particles, supplement)
-    folder = average_folder(output)
-    folder.claim([particles, *chosen.stack_paths])
-    made = average_images(chosen, diameter, threads, seed, Progress)
-    pixel = chosen.pixel_size_angstrom
-    folder.begin()
-    files = write_averages(output, made, pixel)
-    ssnr_figure(made, output / "ssnr.png", pixel)
-    average_figure(made, output / "average.png", pixel)
-    folder.finish({"images_per_class": {one.number: one.n_images for one in made}})
+    check_for_average(chosen, diameter)
+    pixel, inputs = chosen.pixel_size_angstrom, [particles, *chosen.stack_paths]
+    average_folder(output).claim(inputs)
+    with open_folder(output):
+        folder = average_folder(output)
+        folder.claim(inputs)  # another process may have had it until now
+        made = average_images(chosen, diameter, threads, seed, Progress)
+        folder.begin()
+        files = write_averages(output, made, pixel)
+        ssnr_figure(made, output / "ssnr.png", pixel)
+        average_figure(made, output / "average.png", pixel)
+        folder.finish({"images_per_class": {one.number: one.n_images for one in made}})
     for one in made:
         at = resolution_at(one.frc_s, GOLD_STANDARD, pixel, chosen.box_px)
         seen = float(np.median(one.ssnr_s[1 : max(2, round(chosen.box_px * pixel / at))]))

@@ -6,6 +6,7 @@ in-plane rotations in place of slices.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,12 +38,21 @@ from posterion.physics.fourier import (
 from posterion.physics.rotations import matrices_from_euler
 from posterion.physics.soft_masks import soft_disc
 
-__all__ = ["ClassAverage", "average", "average_folder", "class_numbers", "rotated", "write_averages"]
+__all__ = [
+    "ClassAverage",
+    "average",
+    "average_folder",
+    "check_for_average",
+    "class_numbers",
+    "rotated",
+    "write_averages",
+]
 
 _BATCH = 32
 _OVERSAMPLING = 2
 _EDGE_PX = 5.0
 _COLUMN = "rlnClassNumber"
+_CLASS_TABLE = re.compile(r"ssnr_class\d{3,}\.tsv")
 _FILES = ("averages.mrcs", "plain.mrcs", "ssnr.tsv", "ssnr.png", "average.png")
 
 Image = NDArray[np.float32]
@@ -108,12 +118,8 @@ def average(
     PosterionError
         When poses are missing, no image of a class can be used, or the diameter does not fit.
     """
-    box, pixel = particles.box_px, particles.pixel_size_angstrom
-    poses = particles.require_poses()
-    if diameter_angstrom is not None and not 0 < diameter_angstrom <= box * pixel:
-        raise PosterionError(
-            f"the diameter, {diameter_angstrom:g} A, does not fit the box of {box * pixel:.1f} A"
-        )
+    check_for_average(particles, diameter_angstrom)
+    box, pixel, poses = particles.box_px, particles.pixel_size_angstrom, particles.require_poses()
     radius_px = (0.9 * box if diameter_angstrom is None else diameter_angstrom / pixel) / 2
     class_i = class_numbers(particles)
     sums = {int(number): _Sums(box) for number in np.unique(class_i)}
@@ -127,6 +133,20 @@ def average(
                 sums[int(class_i[row])].add(int(half_i[row]), plain, numerator, weight)
             bar.advance(len(index))
     return tuple(made.finish(number, radius_px) for number, made in sums.items())
+
+
+def check_for_average(particles: Particles, diameter_angstrom: float | None) -> None:
+    """Raise what `average` would at once; reads no images.
+
+    Raises
+    ------
+    PosterionError
+        When poses are missing or the diameter does not fit.
+    """
+    particles.require_poses()
+    side = particles.box_px * particles.pixel_size_angstrom
+    if diameter_angstrom is not None and not 0 < diameter_angstrom <= side:
+        raise PosterionError(f"the diameter, {diameter_angstrom:g} A, does not fit the box of {side:.1f} A")
 
 
 def class_numbers(particles: Particles) -> NDArray[np.int64]:
@@ -248,7 +268,9 @@ class _Sums:
 
 def average_folder(path: str | Path) -> OutputFolder:
     """Folder of averages: images, figures and tables, also those of an earlier run's classes."""
-    tables = sorted(table.name for table in Path(path).glob("ssnr_class*.tsv"))
+    tables = sorted(
+        path.name for path in Path(path).glob("ssnr_class*.tsv") if _CLASS_TABLE.fullmatch(path.name)
+    )
     return OutputFolder(Path(path), "average", (*_FILES, *tables))
 
 
