@@ -68,10 +68,24 @@ def test_nan_image_is_left_out(
     images[2, 3, 4], images[9] = np.inf, 0.0
     write_stack(own_set / "particles.mrcs", images, 7.5)
     assert run(monkeypatch, "reconstruct", own_set / "truth.star", "-o", tmp_path / "out") == 0
-    assert "particles   30," in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "particles   30," in shown.out
+    assert "warning: left out, see quarantine.txt: 2 of 32 images (6.2 %), the first: " in shown.err
     assert len((tmp_path / "out" / "quarantine.txt").read_text().splitlines()) == 2
     for name in MAPS:
         assert np.isfinite(read_map(tmp_path / "out" / name)[0]).all()
+
+
+def test_a_second_grey_scale_is_kept_and_warned_of(
+    own_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = Particles.read(own_set / "truth.star").images()
+    images[::4] *= 100
+    write_stack(own_set / "particles.mrcs", images, 7.5)
+    assert run(monkeypatch, "reconstruct", own_set / "truth.star", "-o", tmp_path / "out") == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["quarantined"] == []
+    assert "about 25 % of the images of optics group" in summary["warnings"][0]
 
 
 @pytest.mark.parametrize(

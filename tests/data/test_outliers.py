@@ -2,15 +2,23 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from posterion.data import outliers
 from posterion.data.mrc import write_stack
-from posterion.data.outliers import LARGEST_RATIO, largest_spreads, screened, why_left_out
+from posterion.data.outliers import (
+    LARGEST_RATIO,
+    largest_spreads,
+    scale_warnings,
+    screened,
+    two_scales,
+    why_left_out,
+)
 from posterion.data.particles import Particles
 
 COUNT = 32
@@ -57,22 +65,37 @@ def test_limits_of_a_sound_set_are_fifteen_times_its_median(tiny_set: Path) -> N
     np.testing.assert_array_equal(screened(particles).images(), particles.images())
 
 
-@given(st.permutations(range(COUNT)), st.integers(1, COUNT))
-def test_neither_order_nor_batches_matter(order: list[int], size: int) -> None:
-    """Of sets in memory: three groups, one of two images; what is set aside follows the images."""
-    rng = np.random.default_rng(1)
-    images = rng.normal(size=(COUNT, 8, 8)).astype(np.float32) * np.where(np.arange(COUNT) < 16, 1, 5)[
-        :, None, None
-    ].astype(np.float32)
+@pytest.fixture(scope="module")
+def three_groups(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Particles:
+    """Noise in groups of 16, 14 and 2, the second five times as strong; of each one a thousandfold."""
+    rng, row = np.random.default_rng(1), np.arange(COUNT)
+    images = rng.normal(size=(COUNT, 24, 24)) * np.where(row < 16, 1, 5)[:, None, None]
+    images *= rng.uniform(0.5, 2, COUNT)[:, None, None]
     images[[3, 17, 30]] *= 1e3
-    group_i = np.where(np.arange(COUNT) < 16, 0, np.where(np.arange(COUNT) < 30, 1, 2))
-    spread_i = images.std(axis=(1, 2), dtype=np.float64)
-    limit_g = largest_spreads(spread_i[order], group_i[order], 3)
-    bad = sorted(row for row in order if spread_i[row] > limit_g[group_i[row]])
-    assert bad == [3, 17, 30]
-    np.testing.assert_array_equal(limit_g, largest_spreads(spread_i, group_i, 3))
-    parts = [order[start : start + size] for start in range(0, COUNT, size)]
-    assert sorted(r for part in parts for r in part if spread_i[r] > limit_g[group_i[r]]) == bad
+    folder = tmp_path_factory.mktemp("three-groups")
+    write_stack(folder / "particles.mrcs", images.astype(np.float32), 7.5)
+    (folder / "particles.star").write_text((tiny_set / "particles.star").read_text())
+    return groups_of(Particles.read(folder / "particles.star"), (row >= 16).astype(int) + (row >= 30))
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.permutations(range(COUNT)), size=st.integers(1, COUNT))
+def test_neither_order_nor_batches_matter(
+    three_groups: Particles, monkeypatch: pytest.MonkeyPatch, order: list[int], size: int
+) -> None:
+    """Of sets of which seven images of a group are read: limits, and what is set aside, follow the images."""
+    monkeypatch.setattr(outliers, "_SAMPLE", 7)
+    shuffled = screened(three_groups[order])
+    assert shuffled.largest_spread_g == screened(three_groups).largest_spread_g
+    parts = [range(start, min(start + size, COUNT)) for start in range(0, COUNT, size)]
+    assert sorted(order[part[row]] for part in parts for row in blank(shuffled.images(part))) == [3, 17, 30]
+
+
+def test_a_repeated_image_is_read_once(bright: Particles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets expanded by a symmetry hold each image many times: the limit is that of the plain set."""
+    monkeypatch.setattr(outliers, "_SAMPLE", 9)
+    repeated = screened(bright[np.repeat(np.arange(COUNT), np.arange(COUNT) + 1)])
+    assert repeated.largest_spread_g == screened(bright).largest_spread_g
 
 
 @pytest.mark.parametrize("size", [1, 5, 32])
@@ -108,20 +131,91 @@ def test_groups_of_one_or_two_are_compared_with_the_set(bright: Particles, membe
 
 def test_what_cannot_be_used_says_nothing_of_the_others() -> None:
     spread_i = np.array([np.nan, 0, 0, 2, 1, 1e9, np.nan, 1e9])
-    assert largest_spreads(spread_i, np.zeros(8, int), 2).tolist() == [2 * LARGEST_RATIO] * 2
-    assert largest_spreads(np.array([np.nan, 0]), np.zeros(2, int), 1).tolist() == [np.inf]
+    assert largest_spreads(spread_i, np.zeros(8, int), 2)[0].tolist() == [2 * LARGEST_RATIO] * 2
+    assert largest_spreads(np.array([np.nan, 0]), np.zeros(2, int), 1)[0].tolist() == [np.inf]
 
 
-def test_only_some_images_of_a_large_group_are_read(
-    bright: Particles, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("count", "strong", "share"),
+    [
+        (100, 10, 0),
+        (100, 11, 0.11),
+        (20, 2, 0),
+        (20, 3, 0.15),
+        (4, 2, 0),
+        (6, 3, 0.5),
+        (30, 3, 0),
+        (29, 3, 3 / 29),
+    ],
+)
+def test_more_than_a_tenth_are_a_second_grey_scale(count: int, strong: int, share: float) -> None:
+    """And three at least; the other group has its own limit."""
+    spread_i = np.ones(count + 5)
+    spread_i[:strong] = 100
+    limit_g, second_g = largest_spreads(spread_i, np.repeat([0, 1], [count, 5]), 2)
+    assert second_g.tolist() == pytest.approx([share, 0])
+    assert limit_g.tolist() == [np.inf if share else LARGEST_RATIO, LARGEST_RATIO]
+
+
+def test_small_groups_of_another_grey_scale_are_judged_together() -> None:
+    """Thirty groups of one image, a third of them of another scale, beside a large one."""
+    spread_i, group_i = np.ones(130), np.repeat(np.arange(31), [100] + [1] * 30)
+    spread_i[100::3] = 100
+    limit_g, second_g = largest_spreads(spread_i, group_i, 31)
+    assert second_g.tolist() == pytest.approx([0] + [1 / 3] * 30)
+    assert limit_g.tolist() == [LARGEST_RATIO] + [np.inf] * 30
+
+
+def test_a_second_grey_scale_is_kept_and_named(bright: Particles, caplog: pytest.LogCaptureFixture) -> None:
+    images = bright.images()
+    images[16:20] *= 1e3
+    write_stack(bright.stack_paths[0], images, 7.5)
+    found = screened(groups_of(bright, (np.arange(COUNT) < 12).astype(int)))
+    assert blank(found.images()) == [5, 8]
+    (warning,) = scale_warnings(found)
+    assert "about 21 % of the images of optics group 'g0' have" in warning  # of 19: image 20 holds NaN
+    assert "normalise" in warning
+    assert "an optics group of its own" in warning
+    assert [record.getMessage() for record in caplog.records] == [warning]
+
+
+def test_a_sound_set_is_not_warned_of(bright: Particles, caplog: pytest.LogCaptureFixture) -> None:
+    assert scale_warnings(screened(bright)) == scale_warnings(bright) == ()
+    assert not caplog.records
+
+
+def test_of_many_groups_the_worst_is_named(bright: Particles) -> None:
+    optics = groups_of(bright, np.arange(COUNT) % 4).optics
+    (warning,) = two_scales(optics, np.array([0.2, 0, 0.6, 0.3]))
+    assert "60 % of the images of optics group 'g2', and many of 2 other groups, have" in warning
+    assert two_scales(optics, np.zeros(4)) == ()
+
+
+@pytest.mark.parametrize(
+    ("sample", "everything", "expected"), [(10, 100, 20), (10, 12, 12), (10, 2, 6), (20, 100, 32)]
+)
+def test_only_some_images_are_read(
+    bright: Particles, monkeypatch: pytest.MonkeyPatch, sample: int, everything: int, expected: int
 ) -> None:
+    """Of two groups of 16 up to ``sample`` each, ``everything`` in all, but three of each."""
     read, images = [], Particles.images
     monkeypatch.setattr(Particles, "images", lambda self, rows: read.extend(rows) or images(self, rows))
-    monkeypatch.setattr(outliers, "_SAMPLE", 10)
+    monkeypatch.setattr(outliers, "_SAMPLE", sample)
+    monkeypatch.setattr(outliers, "_ALL_SAMPLES", everything)
     monkeypatch.setattr(outliers, "_BLOCK", 4)
     limits = screened(groups_of(bright, np.arange(COUNT) // 16)).largest_spread_g
-    assert len(set(read)) == len(read) == 20
+    assert len(set(read)) == len(read) == expected
+    assert np.count_nonzero(np.array(read) < 16) == expected // 2
+    assert read == sorted(read)
     assert np.isfinite(limits).all()
+
+
+@pytest.mark.parametrize("rows", [3, 5, -1, [], [4, 5], np.array([8, 5]), np.arange(COUNT) == 5])
+def test_whatever_a_plain_set_reads_a_screened_one_does(bright: Particles, rows: Any) -> None:
+    plain, found = bright.images(rows), screened(bright).images(rows)
+    outlying = np.isin(np.arange(COUNT)[np.atleast_1d(rows) if np.size(rows) else slice(0)], [5, 8])
+    assert blank(found) == np.flatnonzero(outlying).tolist()
+    np.testing.assert_array_equal(found[~outlying], plain[~outlying])
 
 
 def test_why_an_image_was_left_out(bright: Particles) -> None:

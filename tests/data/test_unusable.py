@@ -1,15 +1,19 @@
 """Images that would spoil sums, and what is said of them."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import posterion
+from posterion.data.particles import Particles
 from posterion.data.unusable import LARGEST_PIXEL, is_hot, usable_images, why_unusable
+from posterion.physics.sources import read_source
 
-BOX = 32
+BOX = 48
 
 
 def noise(seed: int = 0, box: int = BOX) -> np.ndarray:
@@ -30,7 +34,7 @@ def noise(seed: int = 0, box: int = BOX) -> np.ndarray:
     ],
 )
 def test_one_bad_pixel_makes_an_image_unusable(value: float, said: str) -> None:
-    images = np.random.default_rng(0).normal(size=(3, 8, 8)).astype(np.float32)
+    images = np.random.default_rng(0).normal(size=(3, 16, 16)).astype(np.float32)
     images[1, 2, 3] = value
     assert usable_images(images).tolist() == [True, False, True]
     assert re.search(said, why_unusable(images[1]))
@@ -54,7 +58,7 @@ def test_the_power_of_what_is_usable_has_single_precision() -> None:
 @pytest.mark.parametrize("pixels", [1, 4, 9, 12])
 @pytest.mark.parametrize("offset", [0.0, 3e4])
 def test_power_in_fewer_than_ten_pixels_is_hot(pixels: int, offset: float) -> None:
-    """k equal pixels far above the noise count as k: the definition, in its closed form."""
+    """k equal pixels far above the noise count as k: the definition, in closed form, from 45 px on."""
     image = noise() + np.float32(offset)
     image.ravel()[100 : 100 + pixels] += 1e6
     assert is_hot(image) == (pixels < 10)
@@ -72,6 +76,35 @@ def test_where_a_pixel_makes_noise_hot(amplitude: float, power_of_ten: float, se
     border = np.sqrt(1 / (np.sqrt(10) - 1))
     if abs(amplitude / border - 1) > 0.1:
         assert is_hot(np.float32(10**power_of_ten) * image) == hot
+
+
+@pytest.mark.parametrize(("box", "fewest"), [(16, 1), (24, 2), (32, 5), (44, 9), (45, 10), (64, 10)])
+def test_fewer_pixels_are_hot_in_small_boxes(box: int, fewest: int) -> None:
+    """Of N pixels, the smaller of ten and N / 200: 1.28, 2.88, 5.12, 9.68, 10."""
+    for pixels in (fewest - 1, fewest, fewest + 1):
+        image = noise(box=box)
+        image[1 : 1 + pixels, 5] += 1e6
+        # k equal pixels count for a little more than k: the mean is not 0.
+        assert is_hot(image) == (0 < pixels < min(10, box * box / 200)), pixels
+
+
+def test_a_pixel_of_a_million_is_hot_in_every_box() -> None:
+    for box in (*range(16, 64), 100, 256):
+        image = noise(box=box)
+        image[box // 3, box // 2] = 1e6
+        assert is_hot(image), box
+
+
+@pytest.mark.parametrize("box", [16, 24])
+def test_small_particles_without_noise_are_not_hot(box: int, tmp_path: Path) -> None:
+    """A particle seven pixels wide: half of its images count for fewer than ten pixels."""
+    density, pixel_size = read_source(None, box, 20.0)
+    posterion.simulate([density], pixel_size, tmp_path, posterion.SimulationOptions(40, snr=np.inf))
+    images = Particles.read(tmp_path / "particles.star").images()
+    deviation = images - images.mean(axis=(1, 2), keepdims=True, dtype=float)
+    pixels = (deviation**2).sum(axis=(1, 2)) ** 2 / (deviation**4).sum(axis=(1, 2))
+    assert np.count_nonzero(pixels < 10) > 10
+    assert usable_images(images).all()
 
 
 def test_a_hot_pixel_that_was_resampled_is_hot() -> None:

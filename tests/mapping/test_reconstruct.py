@@ -159,6 +159,15 @@ def test_unusable_images_are_left_out_and_listed(sparse: Particles, tmp_path: Pa
     np.testing.assert_allclose(found.map, without.map, atol=1e-4 * without.map.max())
 
 
+def test_a_half_of_bad_images_is_refused_in_words(sparse: Particles, tmp_path: Path) -> None:
+    images = frozen("reconstructions")["images"].astype(np.float32)
+    images[sparse.half_i == 2] = 1.0
+    SETS["write_stack"](tmp_path / "images.mrcs", images, 5.0)
+    said = "all are constant, .* standard deviation of more than 15 times the median of their optics"
+    with pytest.raises(PosterionError, match=said):
+        reconstruct(replace(sparse, stack_paths=(tmp_path / "images.mrcs",)), threads=1)
+
+
 def test_observer_hears_of_every_particle(sparse: Particles) -> None:
     heard: list[int] = []
     reconstruct(sparse, threads=2, observer=heard.append)

@@ -258,7 +258,7 @@ def test_spoiled_images_foreign_grid_and_objects_in_memory(
     assert np.array_equal(read_map(tmp_path / "out" / "reference.mrc")[0], reference)
     log = (tmp_path / "out" / "run.log").read_text()
     assert "grey scale was multiplied by" in log
-    assert "left out, see quarantine.txt" in log
+    assert "left out, see quarantine.txt: 2 of 32 images (6.2 %), the first: " in log
 
 
 def spoiled_set(tiny_set: Path, folder: Path, images: NDArray[np.float32]) -> Path:
@@ -310,6 +310,19 @@ def test_a_run_that_sets_images_aside_is_the_same_when_stopped(
     stopped_at_each_iteration(spoiled, tmp_path / "out", replace(options, threads=1), monkeypatch)
     require_same_results(tmp_path / "out", whole.folder)
     assert (tmp_path / "out" / "quarantine.txt").read_text() == (whole.folder / "quarantine.txt").read_text()
+
+
+def test_a_second_grey_scale_is_kept_and_warned_of(
+    tiny_set: Path, tiny_options: posterion.RefineOptions, tmp_path: Path
+) -> None:
+    images = Particles.read(tiny_set / "particles.star").images()
+    images[::4] *= 100
+    spoiled = spoiled_set(tiny_set, tmp_path / "set", images)
+    result = start(spoiled, tmp_path / "out", replace(tiny_options, max_iterations=1))
+    assert result.summary["quarantined"] == []
+    warning = result.summary["warnings"][0]
+    assert "about 25 % of the images of optics group 'opticsGroup1' have" in warning
+    assert (tmp_path / "out" / "run.log").read_text().count(warning) == 1
 
 
 def test_images_of_other_gain_are_kept(

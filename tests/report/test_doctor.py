@@ -157,6 +157,14 @@ class TestImages:
         for check in ("contrast", "structure"):
             assert found(diagnosis, check).level == found(sound, check).level == "fine"
 
+    def test_a_second_grey_scale_is_no_outlier(self, particle_set, tmp_path: Path) -> None:
+        particle_set.images[::4] *= 1e3
+        diagnosis = doctor(particle_set.write(tmp_path))
+        (told,) = (f for f in diagnosis.findings if f.check == "pixels")
+        assert told.level == "problem"
+        assert "about 25 % of the images of optics group" in told.message
+        assert "a second grey scale" in told.message
+
     def test_dark_particles(self, particle_set, tmp_path: Path) -> None:
         particle_set.images *= -1
         diagnosis = doctor(particle_set.write(tmp_path))

@@ -10,9 +10,11 @@ __all__ = ["LARGEST_PIXEL", "UNUSABLE", "is_hot", "usable_images", "why_unusable
 LARGEST_PIXEL = 1e12
 """Beyond it the power of an image of 1,000 pixels a side has no single precision any more."""
 
-_FEWEST_PIXELS = 10.0
-"""Noise counts for a third of its pixels, gold and carbon for thousands; a hot pixel for 1, one that has been
-resampled for 9 at most."""
+_FEWEST_PIXELS, _LEAST_SHARE = 10.0, 1 / 200
+"""Noise counts for a third of its pixels, an edge of carbon for hundreds, a gold bead for 26 to 375; a hot
+pixel for 1, one that has been resampled for 9 at most. A projection without noise counts for 3 to 10 where
+the particle is seven pixels wide, hence the share: in boxes that small a resampled pixel is not found, but
+`posterion.data.outliers` finds the image."""
 
 UNUSABLE = (
     f"are constant, hold NaN, infinite values or such beyond {LARGEST_PIXEL:g}, or little but a hot pixel"
@@ -31,12 +33,13 @@ def usable_images(images: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def is_hot(image: NDArray[np.float32]) -> bool:
-    """Tell an image whose power lies in fewer than ten pixels: a hot pixel, an X-ray, a dead pixel.
+    """Tell an image whose power lies in few pixels: a hot pixel, an X-ray, a dead pixel.
 
     The effective number of pixels is ``(sum d^2)^2 / sum d^4``, d the deviation from the mean: k for k equal
-    ones on an empty ground. A pixel beside white noise of N pixels makes an image hot where its square is
-    about half of the noise's power, N sigma^2, or more; below that it harms no sum. The grey scale does not
-    matter, nor do other images.
+    ones on an empty ground. Fewer than ``min(10, N / 200)`` are few: ten from 45 pixels a side on, 1.28 for
+    16 pixels; below 15 no image is hot. A pixel beside white noise makes an image of 45 pixels a side or more
+    hot where its square is about half of the noise's power, N sigma^2, or more; below that it harms no sum.
+    The grey scale does not matter, nor do other images.
 
     Parameters
     ----------
@@ -51,7 +54,8 @@ def is_hot(image: NDArray[np.float32]) -> bool:
     deviation *= deviation
     power = float(deviation.sum(dtype=np.float64))
     deviation *= deviation
-    return power**2 < _FEWEST_PIXELS * float(deviation.sum(dtype=np.float64))
+    fewest = min(_FEWEST_PIXELS, _LEAST_SHARE * image.size)
+    return power**2 < fewest * float(deviation.sum(dtype=np.float64))
 
 
 def why_unusable(image: NDArray[np.float32]) -> str:

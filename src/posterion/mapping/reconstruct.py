@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterion.compute import Workers
-from posterion.data.outliers import screened
+from posterion.data.outliers import LEFT_OUT, ScreenedParticles, screened
 from posterion.data.particles import Particles
-from posterion.data.unusable import UNUSABLE, usable_images
+from posterion.data.unusable import usable_images
 from posterion.errors import PosterionError
 from posterion.mapping.fsc import fourier_shell_correlation
 from posterion.physics.ctf import ctf_at
@@ -183,6 +183,7 @@ class Reconstruction:
     fsc_s : (n//2+1,) float64, FSC of the half maps, unmasked
     fsc_sphere_s : (n//2+1,) float64, FSC inside the sphere that regularises the map
     left_out_i : (m,) int64, particles left out: their image is not of `usable_images`, or far too strong
+    particles : the set, with the limits that it was screened with
     """
 
     map: NDArray[np.float32]
@@ -192,6 +193,7 @@ class Reconstruction:
     fsc_s: NDArray[np.float64]
     fsc_sphere_s: NDArray[np.float64]
     left_out_i: NDArray[np.int64]
+    particles: ScreenedParticles
 
 
 def reconstruct(
@@ -222,8 +224,8 @@ def reconstruct(
     """
     with Workers(threads) as workers:
         half_i = half_ids(particles, seed)
-        particles = screened(particles)
-        (both, other), left_out_i = _sums_of_halves(particles, half_i, point_group, workers, observer)
+        images = screened(particles)
+        (both, other), left_out_i = _sums_of_halves(images, half_i, point_group, workers, observer)
         half1, half2 = (half.solve(None, workers.threads) for half in (both, other))
         both.add(other)
         box, pixel = particles.box_px, particles.pixel_size_angstrom
@@ -240,6 +242,7 @@ def reconstruct(
             fsc_s=fourier_shell_correlation(half1, half2),
             fsc_sphere_s=fsc_sphere,
             left_out_i=left_out_i,
+            particles=images,
         )
 
 
@@ -276,7 +279,7 @@ def _sums_of_halves(
             observer(len(index))
     if not all(used_i[half_i == half].any() for half in (1, 2)):
         raise PosterionError(
-            f"no image of one half set can be used: all {UNUSABLE}; 'posterion doctor' says more"
+            f"no image of one half set can be used: all {LEFT_OUT}; 'posterion doctor' says more"
         )
     # One after the other, each accumulator let go when its half is made: they are what takes most memory.
     first = HalfSums.from_accumulator(accumulators.pop(0), point_group, workers)

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from posterion.data.unusable import UNUSABLE, usable_images
+from posterion.data.outliers import LEFT_OUT
+from posterion.data.unusable import usable_images
 from posterion.errors import PosterionError
 from posterion.inference.expectation import BatchExpectation
 from posterion.inference.images import background_power
@@ -92,8 +93,8 @@ def fit_grey_scale(context: RefineContext, state: RefinementState) -> tuple[floa
     parts, negative = (_expected(few, trial, "projection-matching", sign)[0] for sign in _SIGNS)
     if not any(len(part.index_i) for part in parts):
         raise PosterionError(
-            f"none of {len(chosen)} images spread over the set can be used: they {UNUSABLE}, or are far "
-            "brighter than others of their optics group; 'posterion doctor' says more"
+            f"none of {len(chosen)} images spread over the set can be used: all {LEFT_OUT}; 'posterion "
+            "doctor' says more"
         )
     factor, share = _ratio(parts), 0.0
     if _explain_better(negative, parts):

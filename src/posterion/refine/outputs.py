@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from posterion.data.atomic import write_text
 from posterion.data.mrc import write_map
-from posterion.data.outliers import screened, why_left_out
+from posterion.data.outliers import scale_warnings, why_left_out
 from posterion.data.output_folder import OutputFolder
 from posterion.data.particles import Particles, Poses
 from posterion.data.unread import with_text
@@ -36,6 +36,7 @@ __all__ = [
     "resolutions",
     "result_mask",
     "versions",
+    "warn_of_left_out",
     "write_iterations",
     "write_maps",
     "write_particles",
@@ -155,6 +156,18 @@ def write_quarantine(path: Path, particles: Particles, usable: NDArray[np.bool_]
     return lines
 
 
+def warn_of_left_out(lines: tuple[str, ...], count: int) -> None:
+    """Say how many images of those read were left out, and why the first of them was.
+
+    Parameters
+    ----------
+    lines : as from `write_quarantine`; at least one
+    count : how many images were read
+    """
+    share = f"{len(lines):,} of {count:,} images ({100 * len(lines) / count:.2g} %)"
+    _LOG.warning("left out, see quarantine.txt: %s, the first: %s", share, lines[0])
+
+
 def write_reconstruction(
     folder: OutputFolder, made: Reconstruction, particles: Particles, options: dict[str, Any]
 ) -> dict[str, Any]:
@@ -173,13 +186,16 @@ def write_reconstruction(
     write_maps(folder.path, maps, curves)
     usable = np.ones(len(particles), bool)
     usable[made.left_out_i] = False
+    left_out = write_quarantine(folder.path / "quarantine.txt", made.particles, usable)
+    if left_out:
+        warn_of_left_out(left_out, len(particles))
     summary = {
         **resolutions(curves),
         "particles": len(particles),
-        "quarantined": list(write_quarantine(folder.path / "quarantine.txt", screened(particles), usable)),
+        "quarantined": list(left_out),
         **options,
         "peak_memory_bytes": peak_memory_bytes(),
-        "warnings": list(warnings),
+        "warnings": [*scale_warnings(made.particles), *warnings],
         "versions": versions(),
     }
     folder.finish(summary)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from posterion.compute import NullProgress, StageProgress, Workers
 from posterion.data.mrc import write_map
+from posterion.data.outliers import LEFT_OUT, scale_warnings
 from posterion.data.output_folder import open_folder
 from posterion.data.particles import Particles
-from posterion.data.unusable import UNUSABLE
 from posterion.errors import PosterionError
 from posterion.mapping.fsc import FscCurves, read_fsc
 from posterion.refine.auto_refine import MapSet, step
@@ -32,6 +32,7 @@ from posterion.refine.outputs import (
     resolutions,
     result_mask,
     versions,
+    warn_of_left_out,
     write_iterations,
     write_maps,
     write_particles,
@@ -221,8 +222,7 @@ class _Run:
         searched_i = searched(self.context.half_i, subset, self.context.config.seed)
         left_in = checkpoint.state.particles.usable | ~searched_i
         lines = write_quarantine(self.folder / "quarantine.txt", self.context.particles, left_in)
-        more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
-        _LOG.warning("left out, see quarantine.txt: %s%s", lines[0], more)
+        warn_of_left_out(lines, searched_count(self.context.half_i, subset))
 
     def _step(self, checkpoint: Checkpoint, final: bool) -> tuple[Checkpoint, MapSet | None]:
         """One iteration, its progress shown and its line logged."""
@@ -249,7 +249,8 @@ class _Run:
         left_out = write_quarantine(folder / "quarantine.txt", self.context.particles, estimates.usable)
         write_iterations(folder / "iterations.jsonl", done.history)
         summary = _summary(inputs, replace(done, **self.meter.read()), curves)
-        summary |= {"quarantined": list(left_out), "warnings": list(warnings)}
+        scales = scale_warnings(self.context.particles)
+        summary |= {"quarantined": list(left_out), "warnings": [*scales, *warnings]}
         write_summary(folder / SUMMARY, summary)
         (folder / CHECKPOINT).unlink(missing_ok=True)
         _LOG.info(
@@ -290,7 +291,7 @@ def _refuse_empty_halves(context: RefineContext, usable: NDArray[np.bool_]) -> N
     for half in (1, 2):
         if not usable[context.half_i == half].any():
             raise PosterionError(
-                f"no image of half set {half} can be used: all {UNUSABLE}; 'posterion doctor' says more"
+                f"no image of half set {half} can be used: all {LEFT_OUT}; 'posterion doctor' says more"
             )
 
 

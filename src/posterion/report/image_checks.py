@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterion.compute import NullProgress, StageProgress
-from posterion.data.outliers import LARGEST_RATIO, largest_spreads
+from posterion.data.outliers import LARGEST_RATIO, largest_spreads, two_scales
 from posterion.data.particles import Particles
 from posterion.data.unusable import LARGEST_PIXEL, is_hot
 from posterion.report.findings import Finding, counted
@@ -41,6 +41,7 @@ class ImageStatistics:
     contrast_i : (n,) float64, disc minus ring in standard deviations of the ring; NaN where unknown
     is_hot_i : (n,) bool, whether the power of a finite image lies in a few pixels
     is_outlier_i : (n,) bool, whether an image's spread is far beyond its optics group's
+    warnings : a sentence where an optics group has two grey scales, and no image that is an outlier
     """
 
     index_i: NDArray[np.int64]
@@ -49,6 +50,7 @@ class ImageStatistics:
     contrast_i: Float
     is_hot_i: NDArray[np.bool_]
     is_outlier_i: NDArray[np.bool_]
+    warnings: tuple[str, ...]
 
     @property
     def is_usable_i(self) -> NDArray[np.bool_]:
@@ -81,8 +83,10 @@ def image_statistics(
             hot[index[finite[index]]] = varies & [is_hot(image) for image in sound]
             bar.advance(len(index))
     group = chosen.optics_index_i
-    limit = largest_spreads(np.where(hot, 0, spread), group, len(particles.optics))
-    return ImageStatistics(np.asarray(indices), finite, spread, contrast, hot, ~hot & (spread > limit[group]))
+    limit_g, second_g = largest_spreads(np.where(hot, 0, spread), group, len(particles.optics))
+    outlier = ~hot & (spread > limit_g[group])
+    warnings = two_scales(particles.optics, second_g)
+    return ImageStatistics(np.asarray(indices), finite, spread, contrast, hot, outlier, warnings)
 
 
 def image_contrast(images: NDArray[np.float32]) -> Float:
@@ -128,7 +132,7 @@ def _plane_terms(box: int) -> Float:
 
 
 def check_pixels(particles: Particles, statistics: ImageStatistics) -> list[Finding]:
-    """Report images that are not finite, beyond all sums, constant, hot, or brighter than all others."""
+    """Report images not finite, beyond all sums, constant, hot, or far stronger than others; two scales."""
     finite, n = statistics.is_finite_i, len(statistics.index_i)
     removed = "remove them from the set"
     complaints = (
@@ -146,7 +150,7 @@ def check_pixels(particles: Particles, statistics: ImageStatistics) -> list[Find
             "their own",
         ),
     )
-    findings = []
+    findings = [Finding("pixels", "problem", warning) for warning in statistics.warnings]
     for offends, what, mend in complaints:
         offends_i = np.zeros(len(particles), np.bool_)
         offends_i[statistics.index_i] = offends
