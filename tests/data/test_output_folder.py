@@ -157,9 +157,18 @@ def test_leftovers_are_removed_among_products_and_not_in_folders_of_others(tmp_p
     (tmp_path / "other" / "run.log").touch()
     (tmp_path / "x" / "summary.json").touch()
     (tmp_path / "stacks" / ".my-unfinished-notes").touch()
+    (tmp_path / "elsewhere").symlink_to(tmp_path / "b" / "c")
     with open_folder(tmp_path):
         assert [file.exists() for file in leftovers] == [False, False, True, True, True]
     assert (tmp_path / "stacks" / ".my-unfinished-notes").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look everywhere")
+def test_a_folder_inside_that_may_not_be_looked_into_is_no_hindrance(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir(mode=0)
+    with open_folder(tmp_path):
+        pass
+    (tmp_path / "lost+found").chmod(0o700)
 
 
 @pytest.mark.parametrize("taken", [False, True])

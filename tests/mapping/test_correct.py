@@ -368,3 +368,23 @@ def test_a_folder_where_a_stack_should_go_is_named(source: Particles, tmp_path: 
     (tmp_path / "stacks" / "particles.mrcs").mkdir()
     with pytest.raises(PosterionError, match=r"particles.mrcs cannot be removed \(Is a directory\)"):
         correct(source, tmp_path, Correction("wiener", k=0.5))
+
+
+@pytest.mark.parametrize("away", ["removed", "cut off"])
+def test_a_stack_that_cannot_be_read_costs_nothing_of_an_earlier_run(
+    source: Particles, tmp_path: Path, away: str
+) -> None:
+    """Its disk may not be mounted."""
+    stack = tmp_path / "set" / "x.mrcs"
+    write_stack(stack, source.images(range(4)), source.pixel_size_angstrom)
+    chosen = replace(source[:4], stack_paths=(stack,), image_index_i=np.arange(4))
+    correct(chosen, tmp_path / "out", Correction("phase-flip"))
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*") if path.is_file()}
+    if away == "removed":
+        stack.unlink()
+    else:
+        stack.write_bytes(stack.read_bytes()[:2000])
+    for how in (Correction("phase-flip"), Correction("wiener", k=0.5)):
+        with pytest.raises(PosterionError, match=r"does not exist|x.mrcs is truncated"):
+            correct(chosen, tmp_path / "out", how)
+    assert {path: path.read_bytes() for path in before} == before

@@ -37,7 +37,7 @@ class OutputFolder:
     command : that writes to it
     results : files that join all that a run has done; only a run that came to its end leaves them
     of : what the command works on, where there are several kinds
-    earlier_record : file in which versions that wrote no summary.json said whose the folder is, if any did
+    earlier_record : JSON file in which versions without a summary.json said whose the folder is, if any did
     """
 
     path: Path
@@ -218,13 +218,17 @@ def open_folder(folder: Path) -> Iterator[None]:
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Remove what killed runs left, also in folders of products, but not in another command's in between."""
-    inside = [path for path in folder.iterdir() if path.is_dir()]
-    ours = [path for path in inside if not any((path / name).exists() for name in (_RUN_LOG, _SUMMARY))]
-    for place in (folder, *ours):
-        for leftover in place.glob(_UNFINISHED):
-            with suppress(OSError):
-                leftover.unlink()
+    """Remove what killed runs left, among products too, but not where another command may be writing."""
+    places = [folder]
+    with suppress(OSError), os.scandir(folder) as entries:  # it may be one that cannot be listed
+        inside = [Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False)]
+        places += [
+            path for path in inside if not any(map(os.path.lexists, (path / _RUN_LOG, path / _SUMMARY)))
+        ]
+    for place in places:
+        with suppress(OSError):
+            for leftover in place.glob(_UNFINISHED):
+                leftover.unlink(missing_ok=True)
 
 
 def _remove_if_empty(path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from posterion.compute import NullProgress, Stage, StageProgress, Workers
 from posterion.data.atomic import write_text
-from posterion.data.mrc import read_stack_header, write_stack_batches
+from posterion.data.mrc import open_stack, read_stack_header, write_stack_batches
 from posterion.data.output_folder import OutputFolder, open_folder, remove_files
 from posterion.data.particles import Particles
 from posterion.data.unusable import usable_images
@@ -175,7 +175,7 @@ def correct(
         if correction.needs_snr:
             correction = replace(correction, snr=measure_snr(particles, workers))
         with open_folder(folder.path):
-            keep = _begin(folder, targets, particles, correction)
+            keep = _begin(folder, targets.values(), particles, correction)
             with progress("correction", len(particles)) as bar:
                 corrected = _write_stacks(particles, targets, correction, workers, keep, bar)
             corrected.write_star(folder.path / "particles.star", extra_columns=_original_names(particles))
@@ -236,11 +236,12 @@ def _targets(particles: Particles, folder: Path) -> dict[int, Path]:
 
 
 def _begin(
-    folder: OutputFolder, targets: Mapping[int, Path], particles: Particles, correction: Correction
+    folder: OutputFolder, targets: Collection[Path], particles: Particles, correction: Correction
 ) -> bool:
     """Record what the folder is made from, and its stacks; whether those there are of the same making."""
+    made_from = {**correction.describe(), **_images_of(particles)}  # before anything is removed
     path = folder.path / _RECORD
-    names = {target: target.relative_to(folder.path).as_posix() for target in targets.values()}
+    names = {target: target.relative_to(folder.path).as_posix() for target in targets}
     there = _read_record(path)
     if there is None:
         ours = set[str]()
@@ -250,7 +251,6 @@ def _begin(
         folder.begin(target for target, name in names.items() if name not in ours)
     if correction.snr is not None:
         correction.snr.write(folder.path / SNR_TABLE)
-    made_from = {**correction.describe(), **_images_of(particles, targets)}
     if there is not None and there.get("made_from") == json.loads(json.dumps(made_from)):
         return True
     remove_files(names)  # of another making, which the new record would claim
@@ -269,13 +269,13 @@ def _read_record(path: Path) -> dict[str, Any] | None:
     return there if isinstance(there, dict) and there.get("command") == "correct" else None
 
 
-def _images_of(particles: Particles, targets: Mapping[int, Path]) -> dict[str, Any]:
+def _images_of(particles: Particles) -> dict[str, Any]:
     """Say which images the stacks are made from, and what their CTFs are: states of files, and a digest."""
     stacks = []
-    for stack in targets:
-        path = particles.stack_paths[stack]
-        state = path.stat() if path.exists() else None
-        stacks.append([str(path.absolute()), *((state.st_size, state.st_mtime_ns) if state else ())])
+    for stack, row in zip(*np.unique(particles.stack_index_i, return_index=True), strict=True):
+        path = particles.find_stack(int(stack), int(row))
+        open_stack(path)  # raises where it cannot be read
+        stacks.append([str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns])
     digest = hashlib.sha256(json.dumps([asdict(group) for group in particles.optics]).encode())
     for name in _OF_IMAGES:
         column = getattr(particles, name)
