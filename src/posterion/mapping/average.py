@@ -18,11 +18,11 @@ from scipy import ndimage
 from posterion.compute import NullProgress, StageProgress, Workers
 from posterion.data.atomic import write_text
 from posterion.data.mrc import write_stack
-from posterion.data.outliers import screened
+from posterion.data.outliers import LEFT_OUT, screened
 from posterion.data.output_folder import OutputFolder
 from posterion.data.particles import Particles, Poses
 from posterion.data.table import Table
-from posterion.data.unusable import UNUSABLE, usable_images
+from posterion.data.unusable import usable_images
 from posterion.errors import PosterionError
 from posterion.mapping.fsc import fourier_ring_correlation
 from posterion.mapping.reconstruct import FLAT_PRIOR, half_ids, ssnr_from_fsc
@@ -239,7 +239,7 @@ class _Sums:
         """Solve: halves, their correlation, k_w, average."""
         box, count = len(self.plain), sum(self.count)
         if not count:
-            raise PosterionError(f"no image of class {number} can be used: all {UNUSABLE}")
+            raise PosterionError(f"no image of class {number} can be used: all {LEFT_OUT}")
         flat = [FLAT_PRIOR * shell_mean(weight, box) for weight in self.weight]
         half1, half2 = (
             self._solved(*half) * np.float32(1 + FLAT_PRIOR)
