@@ -2,10 +2,8 @@
 
 import dataclasses
 import fcntl
-import importlib
 import json
 import sys
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,6 @@ import pytest
 
 from posterion.cli import main
 from posterion.data.mrc import read_map
-from posterion.data.output_folder import OutputFolder, open_folder
 from posterion.data.particles import Particles
 from posterion.physics.ctf_correction import SnrSpectrum
 
@@ -135,22 +132,3 @@ def test_averages_that_are_read_are_not_replaced(
     assert run(monkeypatch, "average", tmp_path / "one.star", "-o", tmp_path) == 2
     assert "averages.mrcs is read by this run, which would replace it" in capsys.readouterr().err
     assert (tmp_path / "averages.mrcs").read_bytes() == before
-
-
-def test_a_folder_taken_meanwhile_is_refused_before_the_work(
-    tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Another command ends in it just before ours opens it."""
-
-    def begun(*_arguments: object) -> None:
-        raise AssertionError("the work has begun")
-
-    def open_after_another(path: Path) -> AbstractContextManager[None]:
-        OutputFolder(path, "pick", ()).begin()
-        return open_folder(path)
-
-    module = importlib.import_module("posterion.cli.average")
-    monkeypatch.setattr(module, "average_images", begun)
-    monkeypatch.setattr(module, "open_folder", open_after_another)
-    assert run(monkeypatch, "average", tiny_set / "truth.star", "-o", tmp_path) == 2
-    assert "holds results of 'posterion pick'" in capsys.readouterr().err

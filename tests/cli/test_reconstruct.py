@@ -134,8 +134,16 @@ def test_folder_of_another_command_is_refused(
     assert json.loads((tmp_path / "summary.json").read_text()) == {"command": command}
 
 
+@pytest.mark.parametrize(
+    ("command", "work"), [("reconstruct", "reconstruct_map"), ("average", "average_images")]
+)
 def test_a_folder_taken_meanwhile_is_refused_before_the_work(
-    tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str,
+    work: str,
+    tiny_set: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Another command ends in it just before ours opens it."""
 
@@ -146,8 +154,8 @@ def test_a_folder_taken_meanwhile_is_refused_before_the_work(
         OutputFolder(path, "pick", ()).begin()
         return open_folder(path)
 
-    module = importlib.import_module("posterion.cli.reconstruct")
-    monkeypatch.setattr(module, "reconstruct_map", begun)
+    module = importlib.import_module(f"posterion.cli.{command}")
+    monkeypatch.setattr(module, work, begun)
     monkeypatch.setattr(module, "open_folder", open_after_another)
-    assert run(monkeypatch, "reconstruct", tiny_set / "truth.star", "-o", tmp_path) == 2
+    assert run(monkeypatch, command, tiny_set / "truth.star", "-o", tmp_path) == 2
     assert "holds results of 'posterion pick'" in capsys.readouterr().err
