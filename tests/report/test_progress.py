@@ -4,9 +4,12 @@ import io
 import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from posterion.data.output_folder import open_folder
+from posterion.errors import PosterionError
 from posterion.report.progress import Progress, configure_logging, format_duration
 
 
@@ -105,3 +108,13 @@ def test_log_goes_to_the_screen_once(capsys: pytest.CaptureFixture[str]) -> None
     log.debug("unseen")
     log.warning("tight mask")
     assert capsys.readouterr().err.splitlines() == ["all [well]", "warning: tight mask"]
+
+
+def test_the_log_of_a_folder_stays_with_it(tmp_path: Path) -> None:
+    """Its handler holds the lock: a command that is called while a folder is open must not close it."""
+    with open_folder(tmp_path):
+        configure_logging()
+        logging.getLogger("posterion").info("still here")
+        with pytest.raises(PosterionError, match="another process is working"), open_folder(tmp_path):
+            pass
+    assert "still here" in (tmp_path / "run.log").read_text()

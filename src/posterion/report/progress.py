@@ -154,8 +154,8 @@ class _ConsoleHandler(logging.Handler):
 
 
 def configure_logging() -> None:
-    """Send the log ``posterion`` to stderr; replaces what an earlier call set up."""
-    for old in list(_LOG.handlers):
+    """Send the log ``posterion`` to stderr; replaces what an earlier call set up, and no folder's log."""
+    for old in [handler for handler in _LOG.handlers if isinstance(handler, _ConsoleHandler)]:
         _LOG.removeHandler(old)
         old.close()
     _LOG.addHandler(_ConsoleHandler())
