@@ -139,7 +139,7 @@ def test_a_result_that_cannot_be_removed_is_named(tmp_path: Path) -> None:
 def test_log_goes_into_the_folder_and_leftovers_out_of_it(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)
-    (folder / ".123-unfinished-map.mrc").write_text("half a map")
+    (folder / ".99999999-unfinished-map.mrc").write_text("half a map")
     with open_folder(folder):
         logging.getLogger("posterion").info("a line")
     logging.getLogger("posterion").warning("after")
@@ -149,7 +149,7 @@ def test_log_goes_into_the_folder_and_leftovers_out_of_it(tmp_path: Path) -> Non
 
 def test_leftovers_are_removed_among_products_and_not_in_folders_of_others(tmp_path: Path) -> None:
     leftovers = [
-        tmp_path / place / ".123-unfinished-a.mrcs" for place in (".", "stacks", "b/c", "other", "x")
+        tmp_path / place / ".99999999-unfinished-a.mrcs" for place in (".", "stacks", "b/c", "other", "x")
     ]
     for file in leftovers:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -157,10 +157,15 @@ def test_leftovers_are_removed_among_products_and_not_in_folders_of_others(tmp_p
     (tmp_path / "other" / "run.log").touch()
     (tmp_path / "x" / "summary.json").touch()
     (tmp_path / "stacks" / ".my-unfinished-notes").touch()
+    (tmp_path / "stacks" / ".1st-unfinished-notes").touch()
+    # Another command, which locks nothing, is writing.
+    (tmp_path / "stacks" / f".{os.getppid()}-unfinished-b.mrcs").touch()
     (tmp_path / "elsewhere").symlink_to(tmp_path / "b" / "c")
     with open_folder(tmp_path):
         assert [file.exists() for file in leftovers] == [False, False, True, True, True]
     assert (tmp_path / "stacks" / ".my-unfinished-notes").exists()
+    assert (tmp_path / "stacks" / ".1st-unfinished-notes").exists()
+    assert (tmp_path / "stacks" / f".{os.getppid()}-unfinished-b.mrcs").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may look everywhere")

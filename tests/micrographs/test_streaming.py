@@ -74,9 +74,24 @@ def test_other_settings_and_another_file_begin_anew(tmp_path: Path) -> None:
     process_all(folder, first, Counting(first, [1] * 4), stage="testing", threads=1)
     work = Counting(other, [1] * 4)
     assert process_all(folder, other, work, stage="testing", threads=1).resumed == 0
-    other[0].record_path.write_text("{cut off")
     other[1].source.touch()
-    assert process_all(folder, other, work, stage="testing", threads=1).resumed == 2
+    assert process_all(folder, other, work, stage="testing", threads=1).resumed == 3
+    other[0].record_path.unlink()
+    other[0].products[0].unlink()
+    assert process_all(folder, other, work, stage="testing", threads=1).resumed == 3
+
+
+@pytest.mark.parametrize("notes", [b"my notes, no JSON", b"{cut off", b"\xff\xfe", b"[1]"])
+def test_what_is_no_record_is_the_users_and_so_are_the_files_beside_it(tmp_path: Path, notes: bytes) -> None:
+    todo, folder = jobs(tmp_path, {}, 1), mine(tmp_path)
+    todo[0].record_path.parent.mkdir(parents=True, exist_ok=True)
+    todo[0].record_path.write_bytes(notes)
+    todo[0].products[0].parent.mkdir(parents=True, exist_ok=True)
+    todo[0].products[0].write_text("by hand")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(PosterionError, match="is there already"):
+        process_all(folder, todo, Counting(todo, [1]), stage="testing", threads=1)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_failure_leaves_nothing_of_other_settings(tmp_path: Path) -> None:

@@ -139,11 +139,12 @@ def largest_spreads(
     """
     sound_i = spread_i > 0
     spread_i, group_i = spread_i[sound_i], group_i[sound_i]
-    is_small_g = np.bincount(group_i, minlength=groups) < _FEW
+    count_g = np.bincount(group_i, minlength=groups)
+    is_small_g = count_g < _FEW
     everyone = _lower_median(spread_i)
     limit_g, second_g = np.full(groups, LARGEST_RATIO * everyone), np.zeros(groups)
     small_i = is_small_g[group_i]
-    second_g[is_small_g] = _second_share(spread_i[small_i], LARGEST_RATIO * everyone)
+    second_g[is_small_g & (count_g > 0)] = _second_share(spread_i[small_i], LARGEST_RATIO * everyone)
     for group in np.unique(group_i[~small_i]):
         own = spread_i[group_i == group]
         limit_g[group] = LARGEST_RATIO * _lower_median(own)

@@ -228,7 +228,20 @@ def _remove_unfinished(folder: Path) -> None:
     for place in places:
         with suppress(OSError):
             for leftover in place.glob(_UNFINISHED):
-                leftover.unlink(missing_ok=True)
+                process = leftover.name[1:].partition("-")[0]
+                if process.isdecimal() and not _is_running(int(process)):
+                    leftover.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    """Whether there is such a process: not all commands lock the folder that they write to."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # there is one, of another user
+        pass
+    return True
 
 
 def _remove_if_empty(path: Path) -> None:

@@ -239,8 +239,8 @@ def _read_record(job: Job, owner: Mapping[str, str], in_ours: bool) -> _Earlier:
         there = json.loads(job.record_path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return _Earlier()
-    except (OSError, ValueError):  # on a disk with faults
-        there = dict.fromkeys(_EARLIER_KEYS)
+    except (OSError, ValueError):  # records are written whole or not at all: it is none
+        there = None
     keys = there.keys() if isinstance(there, dict) else ()
     is_earlier = in_ours and set(keys) == _EARLIER_KEYS
     if not is_earlier and {key: there[key] for key in ("command", "of") if key in keys} != owner:

@@ -120,7 +120,7 @@ def require_same_run(folder: Path, there: Mapping[str, Any], here: Mapping[str, 
             change = "other ones" if digest else f"{there.get(name)!r}, now {value!r}"
             raise PosterionError(
                 f"{folder} holds another run, with {name.replace('_', ' ')}: {change}; "
-                "choose another output folder with -o, or remove that one"
+                "move it away, or give another output folder"
             )
 
 

@@ -164,7 +164,7 @@ def warn_of_left_out(lines: tuple[str, ...], count: int) -> None:
     lines : as from `write_quarantine`; at least one
     count : how many images were read
     """
-    share = f"{len(lines):,} of {count:,} images ({100 * len(lines) / count:.2g} %)"
+    share = f"{len(lines):,} of {count:,} images ({100 * len(lines) / count:.3g} %)"
     _LOG.warning("left out, see quarantine.txt: %s, the first: %s", share, lines[0])
 
 
