@@ -70,7 +70,7 @@ def test_nan_image_is_left_out(
     assert run(monkeypatch, "reconstruct", own_set / "truth.star", "-o", tmp_path / "out") == 0
     shown = capsys.readouterr()
     assert "particles   30," in shown.out
-    assert "warning: left out, see quarantine.txt: 2 of 32 images (6.2 %), the first: " in shown.err
+    assert "warning: left out, see quarantine.txt: 2 of 32 images (6.25 %), the first: " in shown.err
     assert len((tmp_path / "out" / "quarantine.txt").read_text().splitlines()) == 2
     for name in MAPS:
         assert np.isfinite(read_map(tmp_path / "out" / name)[0]).all()
