@@ -29,7 +29,7 @@ _PIXELS_AT_A_TIME = 512
 class SliceSums:
     """Posteriors of images and these images moved, whose product is a slice for every rotation.
 
-    ``numerator_rp = Gamma^T @ images`` and ``weight_rp = Gamma^T @ [C^2/sigma2]`` (docs/theory.md 4). Of one
+    ``numerator_rp = Gamma^T @ images`` and ``weight_rp = Gamma^T @ [C^2/sigma2]`` (docs/theory.md 5). Of one
     image on rotations of its own, or of a whole batch on a shared grid: there one insertion per rotation, not
     one per image. Broad posteriors give thousands of slices, gigabytes in all: they are made by
     `insert_slices`, a few at a time.
@@ -135,7 +135,7 @@ class SliceSums:
         product(self.gamma_ri[rotations], self.ctf2_ip[:, pixels], out=weight_rp[:, pixels])
 
 
-Piece = tuple[SliceSums, slice, slice]
+_Piece = tuple[SliceSums, slice, slice]
 """Some rotations of a part, and the rows of a block that are their slices."""
 
 
@@ -170,7 +170,7 @@ def insert_slices(
         accumulator.insert(matrices[start:stop], pixels, *made, workers)
 
 
-def _pieces(parts: Sequence[SliceSums], start: int, stop: int) -> list[Piece]:
+def _pieces(parts: Sequence[SliceSums], start: int, stop: int) -> list[_Piece]:
     """Find which rotations of each part are slices ``start .. stop`` of all, and their rows from there."""
     pieces, first = [], 0
     for own in parts:
@@ -182,7 +182,7 @@ def _pieces(parts: Sequence[SliceSums], start: int, stop: int) -> list[Piece]:
 
 
 def _make(
-    pieces: list[Piece], numerator_rp: NDArray[np.complex64], weight_rp: NDArray[np.float32], pixels: slice
+    pieces: list[_Piece], numerator_rp: NDArray[np.complex64], weight_rp: NDArray[np.float32], pixels: slice
 ) -> None:
     """Make some pixels of a block of slices."""
     for own, rotations, rows in pieces:
